@@ -1,0 +1,277 @@
+"""The places of a pool and the line of those who wait: all of its synchronisation.
+
+Nothing here calls user code: no hook, clock, log line or callback runs inside.
+
+There is no lock on the way of a resource. Every shared structure is a dict or a deque, of which
+only single operations are used that are atomic in CPython, with the GIL and without: a dict's
+store, ``pop``, ``popitem`` and ``copy``, a deque's ``append``, ``appendleft``, ``popleft`` and
+``remove``. Two rules make that enough:
+
+- *Lay down, then look at the line; stand in line, then look at what lies there.* Whoever comes
+  second sees the first, so a resource and a waiter never miss each other.
+- *The place holds the only reference.* An interruption between two steps drops what was in
+  transit, and what is dropped comes back by itself: a resource through its Watch, as a vacancy of
+  its slot; a place in line through its weak reference, which tells the waiter to stand first in
+  line again.
+
+So the queue may be used where locks may not: in a signal handler, in a weak reference's callback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import queue
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import Any
+from weakref import ref
+
+from queuepool.errors import PoolClosed, PoolError
+from queuepool.resource import NOWHERE, Resource, Slot, Watch
+
+Give = Callable[[Any], None]
+
+
+class Place(enum.Enum):
+    """Where a resource is: in exactly one of these."""
+
+    IDLE = "idle: it lies in the pool"
+    HELD = "held: a call of the pool is running its hooks"
+    TAKEN = "taken: its user has it"
+    GONE = "gone: it left the pool for good, or never was in it"
+
+
+class Vacancy(Resource):
+    """Stand for the resource of a slot that has none, until a taker has one built."""
+
+
+#: The line of a queue that was shut: never empty, so that every put and take looks at it.
+SHUT: deque[Give] = deque([lambda item: None])
+
+
+class IdleQueue(queue.LifoQueue[Resource]):
+    """Keep the idle resources, last in first out, and serve those who wait, first come first.
+
+    Open resources are handed out before closed ones. ``put`` never blocks. The methods for
+    membership (``admit``, ``dismiss``, ``changeCapacity``) take ``mutex`` for a moment; it guards
+    a comparison with the capacity, nothing else.
+    """
+
+    def __init__(self, capacity: int, dropped: Callable[[Watch], None]) -> None:
+        super().__init__(capacity)
+        self._dropped = dropped
+        #: Idle resources by slot, the coldest first.
+        self.open: dict[Slot, Resource] = {}
+        self.closed: dict[Slot, Resource] = {}
+        #: Every slot of the pool, with the watch on the resource that fills it.
+        self.members: dict[Slot, Watch] = {}
+        #: How to give to those who wait, the first first; SHUT when the pool is closed.
+        self.line: deque[Give] = deque()
+        #: Something is in here once the queue is shut and its last member was dismissed.
+        self.ended: SimpleQueue[None] = SimpleQueue()
+
+    def _qsize(self) -> int:
+        return len(self.open) + len(self.closed)
+
+    def qsize(self) -> int:
+        """Tell how many resources lie here, open or closed."""
+        return len(self.open) + len(self.closed)
+
+    # -- members
+
+    def fill(self, slot: Slot, resource: Resource) -> None:
+        """Make a held resource the one that fills this slot of a member."""
+        resource._slot = slot
+        watch = Watch(resource, self._dropped)
+        watch.slot = slot
+        self.members[slot] = watch
+
+    def admit(self, slot: Slot, resource: Resource) -> None:
+        """Make a new resource a member, held by the caller; PoolError if there is no room."""
+        with self.mutex:
+            if len(self.members) >= self.maxsize:
+                raise PoolError(f"it already has all {self.maxsize} resources of its capacity")
+            self.fill(slot, resource)
+
+    @property
+    def isOverfull(self) -> bool:
+        """Tell whether there are more members than the capacity allows, after a shrink."""
+        return len(self.members) > self.maxsize
+
+    def dismiss(self, resource: Resource, onlySurplus: bool = False) -> bool:
+        """Let a held member go for good; with onlySurplus only if there are too many."""
+        slot = resource._slot
+        if onlySurplus:
+            with self.mutex:
+                if not self.isOverfull:
+                    return False
+                self.members.pop(slot, None)
+        else:
+            self.members.pop(slot, None)
+        resource._slot = NOWHERE
+        self._noteEnd()
+        return True
+
+    def forget(self, slot: Slot) -> None:
+        """Let a slot go whose resource was dropped. Takes no lock."""
+        self.members.pop(slot, None)
+        self._noteEnd()
+
+    def _noteEnd(self) -> None:
+        if self.line is SHUT and not self.members:
+            self.ended.put(None)
+
+    def awaitEnd(self, timeout: float | None) -> None:
+        """Wait up to timeout seconds until the last member of a shut queue is gone."""
+        with contextlib.suppress(Empty):
+            self.ended.put(self.ended.get(timeout=timeout))  # and tell the next who waits
+
+    def changeCapacity(self, capacity: int) -> None:
+        """Set how many members there may be; the surplus is for the caller to dismiss."""
+        with self.mutex:
+            self.maxsize = capacity
+
+    def isMember(self, resource: Resource) -> bool:
+        """Tell whether the resource fills a slot of this queue's members."""
+        watch = self.members.get(resource._slot)
+        return watch is not None and watch() is resource
+
+    def placeOf(self, resource: Resource) -> Place:
+        """Tell where a resource is; a moment later it may be somewhere else."""
+        slot = resource._slot
+        if slot is NOWHERE or not self.isMember(resource):
+            return Place.GONE
+        if slot.takenAt is not None:
+            return Place.TAKEN
+        if slot in self.open or slot in self.closed:
+            return Place.IDLE
+        return Place.HELD
+
+    def vacate(self, slot: Slot) -> None:
+        """Lay a vacancy down for a slot whose resource was dropped. Takes no lock."""
+        vacancy = Vacancy(slot.name)
+        self.fill(slot, vacancy)
+        self.put(vacancy)
+
+    # -- in and out
+
+    def put(self, item: Resource, block: bool = True, timeout: float | None = None) -> None:
+        """Lay a held resource down, or give it to the first in line. Never blocks."""
+        self.layDown(item)
+        if self.line:
+            self.serve()
+
+    def layDown(self, resource: Resource) -> None:
+        """Lay a held resource down; the caller looks at the line next."""
+        if resource._isOpen:
+            self.open[resource._slot] = resource
+        else:
+            self.closed[resource._slot] = resource
+
+    def pick(self, openOnly: bool = False) -> Resource | None:
+        """Take the hottest idle resource in hand, or None. Looks at no line."""
+        try:
+            return self.open.popitem()[1]
+        except KeyError:
+            pass
+        return None if openOnly else self.pickClosed()
+
+    def pickClosed(self) -> Resource | None:
+        """Take an idle closed resource in hand, or None."""
+        try:
+            return self.closed.popitem()[1]
+        except KeyError:
+            return None
+
+    def pickColdest(self) -> Resource | None:
+        """Take an idle resource in hand that is missed least, or None."""
+        resource = self.pickClosed()
+        for slot in list(self.open):
+            if resource is not None:
+                break
+            resource = self.claim(slot)
+        return resource
+
+    def claim(self, slot: Slot) -> Resource | None:
+        """Take the idle open resource of this slot in hand, or None if it does not lie there."""
+        return self.open.pop(slot, None)
+
+    def serve(self) -> None:
+        """Give what is idle to those who wait, as long as there are both."""
+        line = self.line
+        while line and line is not SHUT:
+            resource = self.pick()
+            if resource is None:
+                return
+            try:
+                # In one expression, so that nothing but the call refers to the place in line:
+                # an interruption in its middle drops it, and its waiter is told.
+                line.popleft()(resource)
+            except IndexError:
+                self.layDown(resource)  # nobody waits any more, unless somebody just came
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Resource:
+        """Take a resource in hand, waiting up to timeout seconds for it.
+
+        Raises ``queue.Empty`` at the end of that time and PoolClosed when the queue is shut.
+        """
+        if not self.line:
+            resource = self.pick()
+            if resource is not None:
+                return resource
+        if not block and self.line is not SHUT:
+            raise Empty
+        deadline = None if timeout is None else monotonic() + timeout
+        resource = self._stand(timeout)
+        while resource is None:
+            if deadline is not None:
+                timeout = max(0.0, deadline - monotonic())
+            resource = self._stand(timeout, isFirst=True)
+        return resource
+
+    def _stand(self, timeout: float | None, isFirst: bool = False) -> Resource | None:
+        """Stand in line for up to timeout seconds; None means: look again, stand first.
+
+        Whoever takes a place out of the line has to give: the giver, or the waiter who leaves.
+        A place that is lost on the way (its giver was interrupted, the line was cleared) says so.
+        """
+        line = self.line
+        if line is SHUT:
+            raise PoolClosed
+        box: SimpleQueue[Any] = SimpleQueue()
+        give: Give | None = partial(box.put)
+        lost = ref(give, box.put)
+        try:
+            (line.appendleft if isFirst else line.append)(give)
+            give = None  # now only the line refers to it, and then its giver
+            if self.line is not line:
+                raise PoolClosed
+            self.serve()
+            item = box.get(timeout=timeout)
+            return None if item is lost else item
+        except BaseException as error:
+            try:
+                line.remove(give or lost())
+            except ValueError:
+                # It was taken out of the line: what it was given is in the box or about to be.
+                give = None
+                item = box.get()
+                if item is not lost:
+                    if isinstance(error, Empty):
+                        return item
+                    self.put(item)
+            raise
+
+    def waiting(self) -> int:
+        """Tell how many stand in line."""
+        return 0 if self.line is SHUT else len(self.line)
+
+    def shut(self) -> None:
+        """Tell everyone in line that there is nothing more to wait for, and let nobody stand."""
+        line, self.line = self.line, SHUT
+        if line is not SHUT:
+            line.clear()  # every place is lost, and says so

@@ -1,0 +1,839 @@
+"""The pool: it calls all the user's code, and holds no lock while it does.
+
+Every path that takes a resource in hand ends in one of two ways: in its user's hands (``take``)
+or laid down again by ``_settle``, whatever is raised in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import sys
+import threading
+import time
+import traceback
+import warnings
+import weakref
+from collections.abc import Callable
+from queue import Empty
+from threading import get_ident
+from types import MappingProxyType, TracebackType
+from typing import Any, Generic, TypeVar, Union, cast
+
+from queuepool.errors import PoolClosed, PoolError, PoolTimeout
+from queuepool.idle import SHUT, IdleQueue, Place, Vacancy
+from queuepool.recycler import Recycler
+from queuepool.resource import NEVER, NOWHERE, PAST, Resource, Slot, Watch
+from queuepool.stats import Reason, Stats
+
+R = TypeVar("R", bound=Resource)
+P = TypeVar("P", bound="Pool[Any]")
+
+CloseOnException = Union[bool, type[BaseException], tuple[type[BaseException], ...],
+                         Callable[[BaseException], bool]]
+
+logger = logging.getLogger("queuepool")
+logger.addHandler(logging.NullHandler())
+
+#: Stands for "the pool's takeTimeout" where None means for ever.
+POOLS: Any = type("PoolsTakeTimeout", (), {"__repr__": lambda self: "<the pool's takeTimeout>"})()
+
+_pools: weakref.WeakSet[Pool[Any]] = weakref.WeakSet()
+
+
+class Pool(Generic[R]):
+    """Keep up to ``capacity`` resources and hand them out, the last used first.
+
+    All limits are None for no limit. Times are seconds (float) of ``clock``.
+
+    - ``maxIdleTime``: an open resource that lay idle for longer is closed.
+    - ``maxOpenTime``: an open resource older than this is closed; ``jitter`` (0 to 1) shortens
+      the limit of each by a random part of up to that fraction, so that not all go at once.
+    - ``maxUsageCount``: an open resource taken this many times is closed.
+    - ``closeOnException``: whether an exception in a with-block closes the resource: True,
+      False, the class or classes that do, or a callable that gets the exception and answers.
+    - ``factory``: called with a name, returns a new closed Resource. All are built here and now;
+      without a factory the user seeds the pool with ``put``.
+    - ``minOpen``: ``recycle`` keeps this many open.
+    - ``takeTimeout``: how long ``take`` waits when it is not told.
+    - ``leakTime``: ``recycle`` reports once what is out for longer.
+    - ``leakTrace``: remember the stack of each take, for the reports; makes takes slower.
+
+    Any thread may call any method at any time. Used in a with statement, the pool is closed at
+    its end.
+    """
+
+    def __init__(self, name: str, capacity: int, maxIdleTime: float | None = 300.0,
+                 maxOpenTime: float | None = 300.0, maxUsageCount: int | None = 1000,
+                 closeOnException: CloseOnException = True, *,
+                 factory: Callable[[str], R] | None = None, minOpen: int = 0,
+                 jitter: float = 0.0, takeTimeout: float | None = None,
+                 leakTime: float | None = None, leakTrace: bool = False,
+                 clock: Callable[[], float] = time.monotonic) -> None:
+        self.name = name
+        _checkWhole("capacity", capacity, 1)
+        _checkWhole("minOpen", minOpen, 0)
+        if minOpen > capacity:
+            raise ValueError(f"minOpen is {minOpen}, more than the capacity, {capacity}")
+        if maxUsageCount is not None:
+            _checkWhole("maxUsageCount", maxUsageCount, 1)
+        if not 0.0 <= jitter <= 1.0:
+            raise ValueError(f"jitter is a fraction from 0 to 1, not {jitter!r}")
+        self.closeOnException = closeOnException
+        self.minOpen = minOpen
+        self.takeTimeout = _seconds("takeTimeout", takeTimeout)
+        self.leakTime = _seconds("leakTime", leakTime)
+        self.leakTrace = leakTrace
+        self._maxIdleTime = _limit("maxIdleTime", maxIdleTime)
+        self._maxOpenTime = _limit("maxOpenTime", maxOpenTime)
+        self._maxUsageCount = NEVER if maxUsageCount is None else maxUsageCount
+        self._jitter = jitter
+        self._factory = factory
+        self._clock = clock
+        #: Changed by invalidate(): what was opened under another one is closed.
+        self._epoch = object()
+        #: Every slot there ever was; counters are summed over all of them.
+        self._slots: list[Slot] = []
+        #: Those that no resource fills. Whoever pops one may write it.
+        self._spareSlots: list[Slot] = []
+        #: At most one entry, "thread"; setdefault and pop decide who starts and stops it.
+        self._recycler: dict[str, Recycler] = {}
+        self._queue = IdleQueue(capacity, self._dropped)
+        if factory is not None:
+            self._addVacancies()
+            for slot in reversed(list(self._queue.members)):
+                self._queue.layDown(self._build(self._queue.closed.pop(slot)))
+        _pools.add(self)
+
+    # -- take and put
+
+    def take(self, timeout: float | None = POOLS) -> R:
+        """Take a resource, open, for the caller to use and put back.
+
+        Blocks until one is free, at most ``timeout`` seconds: left out for the pool's
+        ``takeTimeout``, None for ever, 0 not at all. Those who wait are served first come first
+        served. Raises PoolTimeout at that time's end, PoolClosed when the pool is or gets
+        closed, and whatever the hooks raise. Runs close if the resource is due, takeRepair, and
+        open if it is closed; an open one is preferred. The caller owns the resource afterwards;
+        ``with pool.take() as resource:`` gives it back.
+        """
+        queue = self._queue
+        now = self._clock()
+        if not queue.line:
+            try:
+                slot, resource = queue.open.popitem()
+            except KeyError:
+                pass
+            else:
+                if now <= slot.checkAt and now - slot.lastUsedAt <= self._maxIdleTime:
+                    slot.takes += 1
+                    slot.takenBy = get_ident()
+                    slot.takenAt = now
+                    return resource  # type: ignore[return-value]
+                return cast(R, self._prepare(resource, now))
+        return cast(R, self._prepare(self._wait(timeout, now), now))
+
+    def put(self, resource: R) -> None:
+        """Give a taken resource back, or seed the pool with a new one.
+
+        Blocks only in hooks, and raises nothing of theirs: failures are logged and the resource
+        closed. Raises PoolError, and changes nothing, for what is not taken, is another pool's,
+        or is one more than the capacity. Runs putRepair, and close if the resource is due or the
+        pool closed. The pool owns the resource afterwards.
+        """
+        if getattr(resource, "_pool", None) is not self:
+            self._seed(resource)
+        else:
+            self._giveBack(resource)
+
+    def _giveBack(self, resource: Resource, error: BaseException | None = None) -> None:
+        """Put a taken resource back; ``error`` is what its user's with-block raised."""
+        slot = resource._slot
+        now = self._clock()
+        takenAt = slot.takenAt
+        if (takenAt is not None and error is None and now <= slot.checkAt
+                and slot.takes < slot.takesLimit and resource._isOpen):
+            # From here to the place it lies down nothing is called, so that no signal and no
+            # other thread comes in between: only one of two who put the same resource gets here.
+            slot.takenAt = None
+            used = now - takenAt
+            slot.useTime += used
+            if used > slot.useMax:
+                slot.useMax = used
+            slot.lastUsedAt = now
+            queue = self._queue
+            queue.open[slot] = resource
+            if queue.line:
+                self._attend()
+        elif takenAt is None or not self._queue.isMember(resource):
+            self._refuse(resource)
+        else:
+            slot.takenAt = None
+            slot.countUse(now - takenAt)
+            self._finish(resource, error, now, takenAt)
+
+    # -- the rest of take
+
+    def _wait(self, timeout: float | None, now: float) -> Resource:
+        """Take any idle resource in hand, standing in line for it."""
+        queue = self._queue
+        seconds = self.takeTimeout if timeout is POOLS else _seconds("timeout", timeout)
+        try:
+            try:
+                return queue.get(block=False)
+            except Empty:
+                if seconds == 0.0:
+                    raise
+            try:
+                resource = queue.get(timeout=seconds)
+            except BaseException:
+                slot = self._popSpare()
+                slot.countWait(self._clock() - now)
+                self._spareSlots.append(slot)
+                raise
+            resource._slot.countWait(self._clock() - now)
+            return resource
+        except Empty:
+            slot = self._popSpare()
+            slot.timeouts += 1
+            self._spareSlots.append(slot)
+            raise PoolTimeout(
+                f"pool {self.name!r}: no resource came free in {self._clock() - now:.3f} s "
+                f"(timeout {seconds} s): {self._situation()}") from None
+        except PoolClosed:
+            raise self._closedError() from None
+        finally:
+            if queue.line is SHUT:
+                self._drain()
+
+    def _prepare(self, resource: Resource, now: float) -> Resource:
+        """Make a resource in hand fit for use, and take it."""
+        queue = self._queue
+        try:
+            while True:
+                resource = self._build(resource)
+                slot = resource._slot
+                reason = self._review(slot, now)
+                if reason is not None:
+                    self._close(resource, reason)
+                if slot.isHooked:
+                    resource.takeRepair()
+                    self._noteClosed(resource, Reason.REPAIR)
+                if resource._isOpen:
+                    break
+                better = queue.pick(openOnly=True)
+                if better is None:
+                    self._open(resource)
+                    now = slot.lastUsedAt
+                    break
+                self._settle(resource)
+                resource = better
+            if queue.line is SHUT:
+                raise self._closedError()
+            if self.leakTrace:
+                slot.trace = "".join(traceback.format_stack(sys._getframe(2)))
+            slot.takes += 1
+            slot.takenBy = get_ident()
+            slot.takenAt = now
+            return resource
+        except BaseException:
+            resource._slot.takenAt = None
+            try:
+                self._close(resource, Reason.REPAIR)
+            finally:
+                self._settle(resource)
+            raise
+
+    def _build(self, resource: Resource) -> Resource:
+        """Have the factory build what a vacancy stands for; return anything else as it is."""
+        if type(resource) is not Vacancy:
+            return resource
+        slot = resource._slot
+        assert self._factory is not None, "only a pool with a factory has vacancies"
+        built = self._factory(slot.name)
+        if not isinstance(built, Resource) or built._slot is not NOWHERE:
+            raise PoolError(
+                f"pool {self.name!r}: the factory has to return a new Resource each time; "
+                f"for {slot.name!r} it returned {built!r}")
+        self._adopt(slot, built)
+        self._queue.fill(slot, built)
+        return built
+
+    def _open(self, resource: Resource) -> None:
+        """Run open(), count it, and set the limits that hold from now on."""
+        slot = resource._slot
+        epoch = self._epoch  # read before: what is invalidated while it opens is invalid
+        startedAt = self._clock()
+        try:
+            resource.open()
+            if not resource._isOpen:
+                raise PoolError(
+                    f"pool {self.name!r}: {type(resource).__name__}.open() of "
+                    f"{resource.name!r} did not call super().open() at its end")
+        except BaseException:
+            slot.openErrors += 1
+            slot.countOpen(self._clock() - startedAt)
+            self._closeHalfOpen(resource)
+            raise
+        now = self._clock()
+        slot.countOpen(now - startedAt)
+        self._noteOpened(resource, epoch, now)
+        self._log(logging.DEBUG, "opened %r in %.3f s", resource.name, now - startedAt)
+
+    def _noteOpened(self, resource: Resource, epoch: object, now: float) -> None:
+        """Count what is open from now on, and set its limits."""
+        slot = resource._slot
+        slot.opens += 1
+        slot.openedAt = slot.lastUsedAt = now
+        slot.takesAtOpen = slot.takes
+        slot.takesLimit = slot.takes + self._maxUsageCount
+        slot.retireAt = now + self._maxOpenTime * (1.0 - self._jitter * random.random())
+        slot.epoch = epoch
+        self._resetCheck(slot)
+        if self._epoch is not epoch:
+            slot.checkAt = PAST
+
+    def _closeHalfOpen(self, resource: Resource) -> None:
+        """Close what a failed open() left behind; the exception of the open is what counts."""
+        if resource.resource is not None or resource._isOpen:
+            try:
+                resource.close()
+            except Exception:
+                self._warn("close of the half open %r failed", resource.name, exc_info=True)
+            finally:
+                resource.resource = None
+                resource._isOpen = False
+
+    # -- the rest of put
+
+    def _seed(self, resource: R) -> None:
+        """Make a new resource a member and lay it down."""
+        if not isinstance(resource, Resource):
+            raise PoolError(f"pool {self.name!r}: only a Resource can be put, not {resource!r}")
+        owner = resource._pool
+        if owner is not None and owner._queue.isMember(resource):
+            raise PoolError(
+                f"pool {self.name!r}: {resource.name!r} belongs to pool {owner.name!r}, where it "
+                f"is {owner._queue.placeOf(resource).value}; put it back there")
+        if self.closed:
+            raise self._closedError()
+        slot = self._popSpare()
+        slot.name = resource.name
+        try:
+            self._queue.admit(slot, resource)
+        except PoolError as error:
+            self._spareSlots.append(slot)
+            raise PoolError(
+                f"pool {self.name!r}: {resource.name!r} was not put: {error}") from None
+        self._adopt(slot, resource)
+        now = self._clock()
+        if resource._isOpen:  # 1.3.2 lets a pool be seeded with what is open
+            self._noteOpened(resource, self._epoch, now)
+        self._finish(resource, None, now, now)
+
+    def _adopt(self, slot: Slot, resource: Resource) -> None:
+        """Set up a slot for a new resource, and the resource for this pool."""
+        resource._pool = self
+        resource._slot = slot
+        slot.isHooked = (
+            self.leakTrace or "takeRepair" in vars(resource) or "putRepair" in vars(resource)
+            or type(resource).takeRepair is not Resource.takeRepair
+            or type(resource).putRepair is not Resource.putRepair)
+        slot.takenAt = slot.openedAt = slot.overdueSince = slot.trace = None
+        slot.takesAtOpen = slot.takes
+        slot.checkAt = PAST
+
+    def _finish(self, resource: Resource, error: BaseException | None, now: float,
+                takenAt: float) -> None:
+        """Close and clean a resource that came back, as it is due, and lay it down."""
+        slot = resource._slot
+        isFit = False
+        try:
+            slot.lastUsedAt = now
+            slot.trace = None
+            if slot.overdueSince == takenAt:
+                self._log(logging.INFO, "%r came back after %.1f s",
+                          resource.name, now - takenAt)
+            self._noteClosed(resource, Reason.USER if error is None else Reason.EXCEPTION)
+            reason = self._review(slot, now)
+            if error is not None and self._closesOn(error):
+                reason = Reason.EXCEPTION
+            if reason is not None:
+                self._close(resource, reason)
+            if slot.isHooked:
+                try:
+                    resource.putRepair()
+                except Exception:
+                    self._warn("putRepair of %r failed; it is closed", resource.name,
+                               exc_info=True)
+                    self._close(resource, Reason.REPAIR)
+                self._noteClosed(resource, Reason.REPAIR)
+            isFit = True
+        finally:
+            try:
+                if not isFit:
+                    self._close(resource, Reason.REPAIR)
+            finally:
+                self._settle(resource)
+
+    def _closesOn(self, error: BaseException) -> bool:
+        rule = self.closeOnException
+        try:
+            if isinstance(rule, (type, tuple)):
+                return isinstance(error, rule)
+            return rule(error) if callable(rule) else rule
+        except Exception:
+            self._warn("closeOnException failed; the resource is closed", exc_info=True)
+            return True
+
+    def _refuse(self, resource: Resource) -> None:
+        """Tell the user that what was put is not taken."""
+        if resource._slot.takenAt is not None:
+            # It is no member any more and still taken: it was taken before a fork.
+            resource._slot.takenAt = None
+            self._disown(resource)
+            return
+        raise PoolError(
+            f"pool {self.name!r}: {resource.name!r} cannot be put, it is not taken but "
+            f"{self._queue.placeOf(resource).value}. Put back what was taken once, and do not "
+            f"use it afterwards")
+
+    # -- what take, put and recycle share
+
+    def _review(self, slot: Slot, now: float) -> Reason | None:
+        """Tell why what is open in a held slot is to be closed, or None.
+
+        Resets checkAt before it looks, so that what is asked for later is seen later.
+        """
+        self._resetCheck(slot)
+        return self._due(slot, now)
+
+    def _resetCheck(self, slot: Slot) -> None:
+        slot.checkAt = PAST if slot.isHooked else slot.retireAt
+
+    def _due(self, slot: Slot, now: float) -> Reason | None:
+        if slot.openedAt is None:
+            return None
+        if slot.epoch is not self._epoch:
+            return Reason.INVALIDATED
+        if now > slot.retireAt:
+            return Reason.AGE
+        if slot.takes >= slot.takesLimit:
+            return Reason.USAGE
+        if now - slot.lastUsedAt > self._maxIdleTime:
+            return Reason.IDLE
+        return None
+
+    def _close(self, resource: Resource, reason: Reason) -> None:
+        """Run close() if the resource is open; it counts as closed whatever comes of that."""
+        if not resource._isOpen:
+            return
+        try:
+            resource.close()
+        except Exception:
+            resource.resource = None
+            resource._slot.closeErrors += 1
+            self._warn("close of %r failed; it counts as closed", resource.name, exc_info=True)
+        finally:
+            resource._isOpen = False
+            self._noteClosed(resource, reason)
+
+    def _noteClosed(self, resource: Resource, reason: Reason) -> None:
+        """Count a close that was not counted yet, whoever called it."""
+        if not resource._isOpen and resource._slot.openedAt is not None:
+            resource._slot.countClose(reason)
+            self._log(logging.DEBUG, "closed %r: %s", resource.name, reason)
+
+    def _settle(self, resource: Resource) -> None:
+        """Lay a held resource down: the one way out that does not lead to a user.
+
+        It leaves the pool for good if the pool was closed or shrunk.
+        """
+        queue = self._queue
+        slot = resource._slot
+        if not queue.isMember(resource):
+            return
+        if queue.line is SHUT or queue.isOverfull:
+            try:
+                self._close(
+                    resource, Reason.POOL_CLOSED if queue.line is SHUT else Reason.SHRUNK)
+            finally:
+                isGone = queue.dismiss(resource, onlySurplus=queue.line is not SHUT)
+            if isGone:
+                self._spareSlots.append(slot)
+                return
+        queue.layDown(resource)
+        if queue.line or queue.isOverfull:
+            self._attend()
+
+    def _attend(self) -> None:
+        """See to what has come up when a resource was laid down."""
+        queue = self._queue
+        if queue.line is SHUT:
+            self._drain()
+        else:
+            if queue.isOverfull:
+                self._trim()
+            queue.serve()
+
+    def _drain(self) -> None:
+        """Close what lies in a closed pool."""
+        resource = self._queue.pick()
+        while resource is not None:
+            self._settle(resource)
+            resource = self._queue.pick()
+
+    def _trim(self) -> None:
+        """Let idle resources go until no more than the capacity are left, closed ones first."""
+        queue = self._queue
+        while queue.isOverfull:
+            resource = queue.pickColdest()
+            if resource is None:
+                return  # the rest goes when it comes back
+            self._settle(resource)
+
+    def _dropped(self, watch: Watch) -> None:
+        """Bring the slot of a dropped resource back.
+
+        Called by the garbage collector, in any thread at any moment: takes no lock, and every
+        slot is back before anything is said about it.
+        """
+        slot = watch.slot
+        queue = self._queue
+        if sys.is_finalizing() or queue.members.get(slot) is not watch:
+            return
+        takenAt, trace = slot.takenAt, slot.trace
+        if slot.openedAt is not None:
+            slot.countClose(Reason.DROPPED)
+        slot.takenAt = slot.trace = None
+        if self._factory is not None and queue.line is not SHUT:
+            queue.vacate(slot)
+            after = "its slot is filled anew"
+        else:
+            queue.forget(slot)
+            self._spareSlots.append(slot)
+            after = "its slot is free: put another one"
+        if queue.line is SHUT:
+            self._drain()
+        if takenAt is None:
+            return  # an interruption dropped it inside the pool
+        message = (f"pool {self.name!r}: {slot.name!r} was taken and dropped, and never put "
+                   f"back; {after}" + (f". It was taken here:\n{trace}" if trace else ""))
+        self._warn(message)
+        warnings.warn(message, ResourceWarning, stacklevel=2, source=None)
+
+    # -- the whole pool
+
+    def recycle(self) -> None:
+        """Close what is due among the idle, open what minOpen asks for, report what is out long.
+
+        Blocks in the hooks of those it works on, one after the other, the longest idle first;
+        live resources stay where they are, so nobody waits for it. Failures of hooks are logged.
+        """
+        now = self._clock()
+        self._closeDue(now)
+        self._openMissing()
+        self._reportOverdue(now)
+
+    def _closeDue(self, now: float) -> None:
+        queue = self._queue
+        for slot in list(queue.open):
+            if self._due(slot, now) is None:
+                continue
+            resource = queue.claim(slot)
+            if resource is None:
+                continue
+            try:
+                reason = self._review(slot, now)  # anew: before the claim it was not in hand
+                if reason is not None:
+                    self._close(resource, reason)
+            finally:
+                self._settle(resource)
+
+    def _openMissing(self) -> None:
+        queue = self._queue
+        missing = min(self.minOpen, self.capacity) - self._countOpen()
+        while missing > 0 and queue.line is not SHUT:
+            resource = queue.pickClosed()
+            if resource is None:
+                return
+            try:
+                resource = self._build(resource)
+                self._open(resource)
+                missing -= 1
+            except Exception:
+                self._warn("opening %r ahead of use failed", resource.name, exc_info=True)
+                missing = 0
+            finally:
+                self._settle(resource)
+
+    def _reportOverdue(self, now: float) -> None:
+        """Warn once of each resource that is out for too long or whose thread has ended."""
+        frames = sys._current_frames()
+        threads = {thread.ident: thread.name for thread in threading.enumerate()}
+        for slot in list(self._queue.members):
+            takenAt = slot.takenAt
+            if takenAt is None or slot.overdueSince == takenAt:
+                continue
+            # Under gevent the identities are those of greenlets: nobody's end can be told.
+            isDead = slot.takenBy not in frames and get_ident() in frames
+            if not isDead and (self.leakTime is None or now - takenAt <= self.leakTime):
+                continue
+            slot.overdueSince = takenAt
+            slot.checkAt = PAST
+            frame = frames.get(slot.takenBy or 0)
+            stack = "".join(traceback.format_stack(frame)) if frame else ""
+            self._warn(
+                "%r is out for %.1f s; thread %s, which took it, %s%s%s", slot.name,
+                now - takenAt, threads.get(slot.takenBy, slot.takenBy),
+                "has ended" if isDead else "is here:\n" + stack,
+                "\nIt was taken here:\n" if slot.trace else "", slot.trace or "")
+        del frames
+
+    def startRecycler(self, interval: float = 60) -> None:
+        """Start a daemon thread that calls ``recycle`` every ``interval`` seconds.
+
+        Does nothing if it runs already. The thread survives failing hooks, holds no reference to
+        the pool while it sleeps, and ends with the pool, with ``stopRecycler`` or the program.
+        """
+        seconds = _seconds("interval", interval)
+        if seconds is None or seconds <= 0:
+            raise ValueError(f"interval is a number of seconds above 0, not {interval!r}")
+        if self.closed:
+            raise self._closedError()
+        recycler = Recycler(self, seconds)
+        if self._recycler.setdefault("thread", recycler) is recycler:
+            try:
+                recycler.start()
+            except BaseException:
+                self._recycler.pop("thread", None)
+                raise
+
+    def stopRecycler(self) -> None:
+        """End the recycler's thread, if it runs; blocks while a recycle is under way."""
+        recycler = self._recycler.pop("thread", None)
+        if recycler is not None:
+            recycler.stop()
+            recycler.join()
+
+    def invalidate(self) -> None:
+        """Have every resource that is open now closed instead of being used again.
+
+        Idle ones at once, blocking in their close hooks; taken ones when they come back. For
+        after a fail-over, a change of credentials or of the schema.
+        """
+        self._epoch = object()
+        for slot in list(self._queue.members):
+            slot.checkAt = PAST
+        self._closeDue(self._clock())
+
+    def resize(self, capacity: int) -> None:
+        """Change how many resources the pool has.
+
+        With a factory, new ones are built when they are taken; without, there is room to seed.
+        When it shrinks, closed ones go at once, then the longest idle (blocks in their close
+        hooks), and the rest when they come back. Those who wait profit at once.
+        """
+        _checkWhole("capacity", capacity, 1)
+        if self.closed:
+            raise self._closedError()
+        queue = self._queue
+        queue.changeCapacity(capacity)
+        for slot in list(queue.members):
+            slot.checkAt = PAST
+        self._trim()
+        if self._factory is not None:
+            self._addVacancies()
+
+    def _addVacancies(self) -> None:
+        queue = self._queue
+        names = {slot.name for slot in list(queue.members)}
+        number = 0
+        while len(queue.members) < queue.maxsize:
+            name = f"{self.name}-{number}"
+            number += 1
+            if name in names:
+                continue
+            slot = self._popSpare()
+            slot.name = name
+            vacancy = Vacancy(name)
+            try:
+                queue.admit(slot, vacancy)
+            except PoolError:  # another resize was faster
+                self._spareSlots.append(slot)
+                return
+            self._adopt(slot, vacancy)
+            self._settle(vacancy)
+
+    def close(self, timeout: float | None = 0.0) -> int:
+        """Close the pool: tell those who wait, then close what is idle.
+
+        What is out is closed when it is put back. Blocks in the close hooks, then up to
+        ``timeout`` seconds until everything is back: 0 not at all, None as long as it takes.
+        Returns how many resources are still out. May be called again, from any thread.
+        """
+        seconds = _seconds("timeout", timeout)
+        queue = self._queue
+        queue.shut()
+        recycler = self._recycler.pop("thread", None)
+        if recycler is not None:
+            recycler.stop()
+        self._drain()
+        if queue.members and seconds != 0.0:
+            queue.awaitEnd(seconds)
+        return len(queue.members)
+
+    @property
+    def closed(self) -> bool:
+        """Tell whether ``close`` was called."""
+        return self._queue.line is SHUT
+
+    @property
+    def capacity(self) -> int:
+        """Tell how many resources the pool may have."""
+        return self._queue.maxsize
+
+    def stats(self) -> Stats:
+        """Return a snapshot of what the pool looks like and what it has done; never blocks."""
+        queue = self._queue
+        slots = list(self._slots)
+        byReason = dict.fromkeys(Reason, 0)
+        for slot in slots:
+            for reason, count in dict(slot.closes or ()).items():
+                byReason[reason] += count
+        return Stats(
+            capacity=queue.maxsize, open=self._countOpen(), idle=queue.qsize(),
+            taken=self._countTaken(), waiting=queue.waiting(),
+            takes=sum(slot.takes for slot in slots),
+            waits=sum(slot.waits for slot in slots),
+            timeouts=sum(slot.timeouts for slot in slots),
+            opens=sum(slot.opens for slot in slots),
+            openErrors=sum(slot.openErrors for slot in slots),
+            closes=sum(byReason.values()),
+            closeErrors=sum(slot.closeErrors for slot in slots),
+            closesByReason=MappingProxyType(byReason),
+            waitTime=sum(slot.waitTime for slot in slots),
+            waitMax=max((slot.waitMax for slot in slots), default=0.0),
+            openTime=sum(slot.openTime for slot in slots),
+            openMax=max((slot.openMax for slot in slots), default=0.0),
+            useTime=sum(slot.useTime for slot in slots),
+            useMax=max((slot.useMax for slot in slots), default=0.0))
+
+    def __enter__(self: P) -> P:
+        return self
+
+    def __exit__(self, exc_type: type[BaseException] | None, exc_value: BaseException | None,
+                 traceback: TracebackType | None) -> None:
+        """Close the pool, as ``close()`` does."""
+        self.close()
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}: {self._situation()}>"
+
+    # -- small things
+
+    def _situation(self) -> str:
+        queue = self._queue
+        return (f"capacity {queue.maxsize}, taken {self._countTaken()}, idle {queue.qsize()}, "
+                f"waiting {queue.waiting()}" + (", closed" if self.closed else ""))
+
+    def _countTaken(self) -> int:
+        return sum(slot.takenAt is not None for slot in list(self._queue.members))
+
+    def _countOpen(self) -> int:
+        return sum(slot.openedAt is not None for slot in list(self._queue.members))
+
+    def _popSpare(self) -> Slot:
+        """Return a slot that nobody else writes, to be pushed back or filled."""
+        try:
+            return self._spareSlots.pop()
+        except IndexError:
+            slot = Slot("")
+            self._slots.append(slot)
+            return slot
+
+    def _closedError(self) -> PoolClosed:
+        return PoolClosed(f"pool {self.name!r} is closed")
+
+    def _warn(self, message: str, *args: object, exc_info: bool = False) -> None:
+        self._log(logging.WARNING, message, *args, exc_info=exc_info)
+
+    def _log(self, level: int, message: str, *args: object, exc_info: bool = False) -> None:
+        # What is wrong with the logging must not become the pool's failure.
+        with contextlib.suppress(Exception):
+            if logger.isEnabledFor(level):
+                logger.log(level, f"pool {self.name}: {message}", *args, exc_info=exc_info)
+
+    # -- fork
+
+    def _startAfresh(self) -> None:
+        """Forget, in a child process, all that the parent's threads did with this pool."""
+        old = self._queue
+        recycler = self._recycler.pop("thread", None)
+        self._slots = []
+        self._spareSlots = []
+        self._queue = queue = IdleQueue(old.maxsize, self._dropped)
+        if old.line is SHUT:
+            queue.shut()
+            return
+        areThreads = get_ident() in sys._current_frames()  # and not greenlets, which all go on
+        for slot, watch in old.members.items():
+            resource = watch()
+            slot.checkAt = PAST  # a put in this process is to look closely
+            isOut = slot.takenAt is not None and (not areThreads or slot.takenBy == get_ident())
+            if isOut or resource is None:
+                continue  # its user may still put it: see _refuse
+            if slot.takenAt is None or self._factory is None:
+                slot.takenAt = None
+                self._disown(resource)
+        if self._factory is not None:
+            self._addVacancies()
+        if recycler is not None:
+            self.startRecycler(recycler.interval)
+
+    def _disown(self, resource: Resource) -> None:
+        """Forget, in a child process, what the parent opened, and seed with it as if new."""
+        try:
+            resource.abandon()
+        except Exception:
+            self._warn("abandon of %r failed", resource.name, exc_info=True)
+        resource.resource = None
+        resource._isOpen = False
+        resource._slot = NOWHERE
+        resource._pool = None
+        if self._factory is None:
+            with contextlib.suppress(PoolError):  # closed, or seeded again meanwhile
+                self._seed(cast(R, resource))
+
+
+def _startAllAfresh() -> None:
+    for pool in list(_pools):
+        pool._startAfresh()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_startAllAfresh)
+
+
+def _checkWhole(what: str, number: object, least: int) -> None:
+    if not isinstance(number, int) or isinstance(number, bool) or number < least:
+        raise ValueError(f"{what} is a whole number from {least} up, not {number!r}")
+
+
+def _seconds(what: str, number: float | None) -> float | None:
+    """Check a time, given in seconds; None, and what is longer than threads can wait, is for ever."""
+    if number is None:
+        return None
+    if not isinstance(number, (int, float)) or isinstance(number, bool) or not number >= 0:
+        raise ValueError(f"{what} is None or a number of seconds from 0 up, not {number!r}")
+    return float(number) if number <= threading.TIMEOUT_MAX else None
+
+
+def _limit(what: str, number: float | None) -> float:
+    seconds = _seconds(what, number)
+    return NEVER if seconds is None else seconds
