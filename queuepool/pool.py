@@ -88,7 +88,7 @@ class Pool(Generic[R]):
         self.leakTrace = leakTrace
         self._maxIdleTime = _limit("maxIdleTime", maxIdleTime)
         self._maxOpenTime = _limit("maxOpenTime", maxOpenTime)
-        self._maxUsageCount = NEVER if maxUsageCount is None else maxUsageCount
+        self._maxUsageCount = sys.maxsize if maxUsageCount is None else maxUsageCount
         self._jitter = jitter
         self._factory = factory
         self._clock = clock
@@ -143,36 +143,10 @@ class Pool(Generic[R]):
         or is one more than the capacity. Runs putRepair, and close if the resource is due or the
         pool closed. The pool owns the resource afterwards.
         """
-        if getattr(resource, "_pool", None) is not self:
+        if getattr(resource, "_pool", None) is self:
+            Resource.__exit__(resource, None, None, None)
+        else:
             self._seed(resource)
-        else:
-            self._giveBack(resource)
-
-    def _giveBack(self, resource: Resource, error: BaseException | None = None) -> None:
-        """Put a taken resource back; ``error`` is what its user's with-block raised."""
-        slot = resource._slot
-        now = self._clock()
-        takenAt = slot.takenAt
-        if (takenAt is not None and error is None and now <= slot.checkAt
-                and slot.takes < slot.takesLimit and resource._isOpen):
-            # From here to the place it lies down nothing is called, so that no signal and no
-            # other thread comes in between: only one of two who put the same resource gets here.
-            slot.takenAt = None
-            used = now - takenAt
-            slot.useTime += used
-            if used > slot.useMax:
-                slot.useMax = used
-            slot.lastUsedAt = now
-            queue = self._queue
-            queue.open[slot] = resource
-            if queue.line:
-                self._attend()
-        elif takenAt is None or not self._queue.isMember(resource):
-            self._refuse(resource)
-        else:
-            slot.takenAt = None
-            slot.countUse(now - takenAt)
-            self._finish(resource, error, now, takenAt)
 
     # -- the rest of take
 
@@ -228,8 +202,9 @@ class Pool(Generic[R]):
                     self._open(resource)
                     now = slot.lastUsedAt
                     break
-                self._settle(resource)
-                resource = better
+                # Named first, settled then: an interruption between the two settles none twice.
+                closed, resource = resource, better
+                self._settle(closed)
             if queue.line is SHUT:
                 raise self._closedError()
             if self.leakTrace:
@@ -241,7 +216,8 @@ class Pool(Generic[R]):
         except BaseException:
             resource._slot.takenAt = None
             try:
-                self._close(resource, Reason.REPAIR)
+                if queue.line is not SHUT:
+                    self._close(resource, Reason.REPAIR)
             finally:
                 self._settle(resource)
             raise
@@ -331,31 +307,41 @@ class Pool(Generic[R]):
         now = self._clock()
         if resource._isOpen:  # 1.3.2 lets a pool be seeded with what is open
             self._noteOpened(resource, self._epoch, now)
-        self._finish(resource, None, now, now)
+        self._finish(resource, None, now)
 
     def _adopt(self, slot: Slot, resource: Resource) -> None:
         """Set up a slot for a new resource, and the resource for this pool."""
         resource._pool = self
         resource._slot = slot
+        # Asked of the bound methods: a look into vars() would make each later attribute read slower.
         slot.isHooked = (
-            self.leakTrace or "takeRepair" in vars(resource) or "putRepair" in vars(resource)
-            or type(resource).takeRepair is not Resource.takeRepair
-            or type(resource).putRepair is not Resource.putRepair)
+            self.leakTrace
+            or getattr(resource.takeRepair, "__func__", None) is not Resource.takeRepair
+            or getattr(resource.putRepair, "__func__", None) is not Resource.putRepair)
         slot.takenAt = slot.openedAt = slot.overdueSince = slot.trace = None
         slot.takesAtOpen = slot.takes
         slot.checkAt = PAST
 
-    def _finish(self, resource: Resource, error: BaseException | None, now: float,
-                takenAt: float) -> None:
-        """Close and clean a resource that came back, as it is due, and lay it down."""
+    def _takeBack(self, resource: Resource, error: BaseException | None, now: float) -> None:
+        """Put back what needs a closer look; ``error`` is what its user's with-block raised."""
+        slot = resource._slot
+        takenAt = slot.takenAt
+        if takenAt is None or not self._queue.isMember(resource):
+            self._refuse(resource)
+            return
+        slot.takenAt = None
+        slot.countUse(now - takenAt)
+        if slot.overdueSince == takenAt:
+            self._log(logging.INFO, "%r came back after %.1f s", resource.name, now - takenAt)
+        self._finish(resource, error, now)
+
+    def _finish(self, resource: Resource, error: BaseException | None, now: float) -> None:
+        """Close and clean a held resource, as it is due, and lay it down."""
         slot = resource._slot
         isFit = False
         try:
             slot.lastUsedAt = now
             slot.trace = None
-            if slot.overdueSince == takenAt:
-                self._log(logging.INFO, "%r came back after %.1f s",
-                          resource.name, now - takenAt)
             self._noteClosed(resource, Reason.USER if error is None else Reason.EXCEPTION)
             reason = self._review(slot, now)
             if error is not None and self._closesOn(error):

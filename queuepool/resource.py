@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -48,7 +49,7 @@ class Slot:
         self.retireAt = NEVER
         self.takes = 0
         self.takesAtOpen = 0
-        self.takesLimit = NEVER
+        self.takesLimit = sys.maxsize
         self.opens = 0
         self.openErrors = 0
         self.closes: dict[Reason, int] | None = None
@@ -190,11 +191,32 @@ class Resource:
 
     def __exit__(self, exc_type: type[BaseException] | None, exc_value: BaseException | None,
                  traceback: TracebackType | None) -> None:
-        """Give the resource back to its pool, as ``Pool.put`` does; never raises because of a hook.
+        """Give the resource back to its pool; ``Pool.put`` does the same.
 
         With an exception, ``closeOnException`` decides whether the resource is closed first.
+        Blocks only in hooks, and raises nothing of theirs. The pool owns the resource afterwards.
         """
-        self._pool._giveBack(self, exc_value)  # type: ignore[union-attr]
+        slot = self._slot
+        pool: Pool[Any] = self._pool  # type: ignore[assignment]
+        now = pool._clock()
+        takenAt = slot.takenAt
+        if (takenAt is not None and exc_value is None and now <= slot.checkAt
+                and slot.takes < slot.takesLimit and self._isOpen):
+            # From here until it lies in its place nothing is called, so that neither a signal nor,
+            # with the GIL, another thread comes in between: of two who put the same resource only
+            # one gets here, and no interruption finds the slot nowhere.
+            slot.takenAt = None
+            used = now - takenAt
+            slot.useTime += used
+            if used > slot.useMax:
+                slot.useMax = used
+            slot.lastUsedAt = now
+            queue = pool._queue
+            queue.open[slot] = self
+            if queue.line:
+                pool._attend()
+        else:
+            pool._takeBack(self, exc_value, now)
 
 
 #: The name of 1.3.2; the same class.
