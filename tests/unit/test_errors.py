@@ -1,0 +1,33 @@
+"""The errors: what they are, so that a program may catch them by a name it knows."""
+
+import pickle
+
+import pytest
+
+import queuepool
+from queuepool import PoolClosed, PoolError, PoolTimeout
+
+
+def test_every_error_is_a_pool_error():
+    assert PoolError.__bases__ == (Exception,)
+    assert issubclass(PoolTimeout, PoolError)
+    assert issubclass(PoolClosed, PoolError)
+
+
+def test_a_time_out_is_also_a_timeout_error():
+    assert issubclass(PoolTimeout, TimeoutError)
+    assert not issubclass(PoolClosed, TimeoutError)
+
+
+@pytest.mark.parametrize("kind", [PoolError, PoolTimeout, PoolClosed])
+def test_an_error_says_its_text_and_survives_pickling(kind):
+    error = pickle.loads(pickle.dumps(kind("pool 'p': no")))
+    assert type(error) is kind
+    assert str(error) == "pool 'p': no"
+
+
+def test_the_public_names_are_these():
+    assert sorted(queuepool.__all__) == [
+        "Pool", "PoolClosed", "PoolError", "PoolTimeout", "Reason", "Resource",
+        "ResourceManager", "Stats"]
+    assert all(hasattr(queuepool, name) for name in queuepool.__all__)
