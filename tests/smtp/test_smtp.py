@@ -1,0 +1,444 @@
+"""queuepool.smtp against a real mail server."""
+
+import os
+import select
+import smtplib
+import socket
+import ssl
+
+import pytest
+
+from queuepool import Reason
+from queuepool.smtp import Connection
+from tests.helpers import PATIENCE, awaitTrue, checkWhole, runTogether
+from tests.smtp.conftest import PASSWORD, USER, Dialog
+
+MAIL = ("from@example.org", ["to@example.org"], "Subject: hi\r\n\r\nHo.\r\n")
+RECEIVED = (MAIL[0], MAIL[1], MAIL[2].encode())
+
+
+def send(pool):
+    with pool.take(timeout=PATIENCE) as smtp:
+        return smtp.sendmail(*MAIL)
+
+
+def sendAndWatch(pool):
+    """Send a mail; return a call that waits until the server has said something more."""
+    with pool.take(timeout=PATIENCE) as smtp:
+        smtp.sendmail(*MAIL)
+        sock = smtp.sock
+
+    def awaitWord():
+        assert select.select([sock], [], [], PATIENCE)[0], "the server said nothing"
+
+    return awaitWord
+
+
+# -- what works
+
+def test_mail_is_sent_over_tls_after_a_login(tlsServer, makePool, context):
+    pool = makePool(tlsServer, USER, PASSWORD, context=context)
+    for _ in range(3):
+        assert send(pool) == {}
+    assert tlsServer.mails == [RECEIVED] * 3
+    assert tlsServer.opens == 1
+    assert tlsServer.dialogs[0].session.ssl is not None
+    assert tlsServer.dialogs[0].session.authenticated
+
+
+def test_with_hands_out_the_drivers_object_and_take_the_connection(plainServer, makePool):
+    pool = makePool(plainServer, starttls=False)
+    connection = pool.take()
+    assert isinstance(connection, Connection)
+    with connection as smtp:
+        assert isinstance(smtp, smtplib.SMTP)
+        assert smtp is connection.resource
+
+
+def test_without_a_user_there_is_no_login(serve, serverContext, makePool, context):
+    server = serve(serverContext)
+    assert send(makePool(server, context=context)) == {}
+    assert not server.dialogs[0].session.authenticated
+
+
+def test_without_starttls_there_is_no_tls(plainServer, makePool):
+    assert send(makePool(plainServer, starttls=False)) == {}
+    assert plainServer.dialogs[0].session.ssl is None
+
+
+# The server warns of what this test is about.
+@pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS:UserWarning")
+def test_login_without_tls(serve, makePool):
+    server = serve(users={USER: PASSWORD})
+    assert send(makePool(server, USER, PASSWORD, starttls=False)) == {}
+    assert server.dialogs[0].session.authenticated
+
+
+def test_threads_share_the_connections(tlsServer, makePool, context):
+    pool = makePool(tlsServer, USER, PASSWORD, capacity=2, context=context)
+    runTogether(*[lambda: [send(pool) for _ in range(3)]] * 6)
+    assert tlsServer.mails == [RECEIVED] * 18
+    assert 1 <= tlsServer.opens <= 2
+    checkWhole(pool)
+
+
+def test_closing_the_pool_says_goodbye(tlsServer, makePool, context):
+    pool = makePool(tlsServer, USER, PASSWORD, context=context)
+    send(pool)
+    assert pool.close() == 0
+    assert tlsServer.quits == 1
+    awaitTrue(lambda: tlsServer.live == 0)
+
+
+def test_the_password_is_in_no_text(plainServer, makePool, caplog):
+    caplog.set_level("DEBUG", logger="queuepool")
+    pool = makePool(plainServer, USER, PASSWORD)  # the server has neither TLS nor AUTH
+    with pytest.raises(smtplib.SMTPNotSupportedError) as caught:
+        pool.take()
+    connection = Connection("mail", "localhost", 25, USER, PASSWORD)
+    for text in (repr(connection), str(connection), str(caught.value), caplog.text, repr(pool)):
+        assert PASSWORD not in text
+
+
+# -- what fails while it opens
+
+def test_wrong_password_reaches_the_caller_and_the_slot_is_back(tlsServer, makePool, context):
+    pool = makePool(tlsServer, USER, "wrong", context=context)
+    with pytest.raises(smtplib.SMTPAuthenticationError):
+        pool.take()
+    assert pool.stats().idle == 1
+    assert pool.stats().openErrors == 1
+    awaitTrue(lambda: tlsServer.live == 0)
+    assert tlsServer.quits == 1
+    tlsServer.users[USER] = "wrong"
+    assert send(pool) == {}
+
+
+def test_certificate_of_an_unknown_authority_is_refused(tlsServer, makePool):
+    pool = makePool(tlsServer, USER, PASSWORD)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        pool.take()
+    assert pool.stats().idle == 1
+    awaitTrue(lambda: tlsServer.live == 0)
+
+
+def test_certificate_of_another_host_is_refused(serve, authority, makePool, context):
+    serverContext = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("mail.example.org").configure_cert(serverContext)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        makePool(serve(serverContext), context=context).take()
+
+
+def test_server_without_tls_gets_neither_mail_nor_password(plainServer, makePool):
+    pool = makePool(plainServer, USER, PASSWORD)
+    with pytest.raises(smtplib.SMTPNotSupportedError):
+        pool.take()
+    assert pool.stats().idle == 1
+    awaitTrue(lambda: plainServer.live == 0)
+
+
+def test_421_on_connect_reaches_the_caller_and_the_slot_is_back(plainServer, makePool):
+    pool = makePool(plainServer, starttls=False)
+    plainServer.isBusy = True
+    with pytest.raises(smtplib.SMTPConnectError) as caught:
+        pool.take()
+    assert caught.value.smtp_code == 421
+    assert pool.stats().idle == 1
+    awaitTrue(lambda: plainServer.live == 0)
+    plainServer.isBusy = False
+    assert send(pool) == {}
+
+
+def test_no_server_reaches_the_caller_and_the_slot_is_back(plainServer, makePool):
+    pool = makePool(plainServer, starttls=False)
+    plainServer.stop()
+    with pytest.raises(ConnectionRefusedError):
+        pool.take()
+    assert pool.stats().idle == 1
+
+
+def test_server_that_says_nothing_ends_in_a_timeout(makePool):
+    class Mute:
+        hostname = "127.0.0.1"
+
+    with socket.create_server((Mute.hostname, 0)) as listener:
+        Mute.port = listener.getsockname()[1]
+        pool = makePool(Mute, starttls=False, timeout=0.05)
+        with pytest.raises(smtplib.SMTPServerDisconnected, match="timed out"):
+            pool.take()
+    assert pool.stats().idle == 1
+
+
+def test_what_an_interruption_leaves_half_open_is_closed(plainServer, makePool, monkeypatch):
+    pool = makePool(plainServer, starttls=False)
+
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(smtplib.SMTP, "ehlo_or_helo_if_needed", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        pool.take()
+    assert pool.stats().idle == 1
+    awaitTrue(lambda: plainServer.live == 0)
+    monkeypatch.undo()
+    assert send(pool) == {}
+
+
+# -- the server goes while a connection is idle
+
+@pytest.mark.parametrize("isTls", [True, False])
+@pytest.mark.parametrize("how", [Dialog.drop, Dialog.hangUp])
+def test_dead_link_is_seen_at_take_and_reopened(serve, serverContext, makePool, context, isTls,
+                                                how):
+    server = serve(serverContext if isTls else None)
+    pool = makePool(server, starttls=isTls, context=context)
+    awaitWord = sendAndWatch(pool)
+    server.endAll(how)
+    awaitWord()
+    assert send(pool) == {}
+    assert server.opens == 2
+    assert pool.stats().closesByReason[Reason.REPAIR] == 1
+    assert pool.stats().closeErrors == 0
+
+
+@pytest.mark.parametrize("isTls", [True, False])
+def test_421_said_to_an_idle_connection_is_heard(serve, serverContext, makePool, context, isTls):
+    server = serve(serverContext if isTls else None)
+    pool = makePool(server, starttls=isTls, context=context)
+    awaitWord = sendAndWatch(pool)
+    server.run(server.dialogs[0].say, "421 closing soon")  # and the link stays up
+    awaitWord()
+    assert send(pool) == {}
+    assert server.opens == 2
+    assert server.quits == 0, "a QUIT would be answered with what was said before"
+
+
+def test_421_that_came_with_the_last_reply_is_heard(plainServer, makePool):
+    """It lies in the reader's buffer then, and the socket is not readable."""
+    pool = makePool(plainServer, starttls=False)
+    with pool.take() as smtp:
+        plainServer.handle_NOOP = None
+        plainServer.run(plainServer.dialogs[0].say, "250 first\r\n421 closing soon")
+        assert smtp.getreply() == (250, b"first")
+    assert send(pool) == {}
+    assert plainServer.opens == 2
+
+
+def test_records_without_data_are_no_death(tlsServer, makePool, context):
+    """TLS 1.3 sends session tickets when it likes: the socket is readable, nothing was said."""
+    pool = makePool(tlsServer, USER, PASSWORD, context=context)
+    with pool.take() as smtp:
+        raw, tls = smtp.sock, smtp.sock
+        assert tls.version() == "TLSv1.3"
+    sendTicketsUnasked = None
+    assert sendTicketsUnasked is None and raw is tls
+    assert send(pool) == {}
+    assert tlsServer.opens == 1
+
+
+def test_server_gone_and_back_costs_no_mail(serve, makePool):
+    server = serve()
+    pool = makePool(server, capacity=3, starttls=False)
+    runTogether(*[lambda: send(pool)] * 3)
+    server.stop()
+    with pytest.raises(ConnectionRefusedError):
+        send(pool)
+    assert pool.stats().taken == 0
+    again = serve(port=server.port)
+    runTogether(*[lambda: send(pool)] * 10)
+    assert again.mails == [RECEIVED] * 10
+    checkWhole(pool)
+
+
+def test_the_look_at_the_link_sends_nothing(plainServer, makePool, monkeypatch):
+    pool = makePool(plainServer, starttls=False)
+    send(pool)
+    sent = []
+    monkeypatch.setattr(smtplib.SMTP, "send", lambda self, s: sent.append(s))
+    for _ in range(3):
+        with pool.take():
+            pass
+    assert sent == []
+
+
+def test_the_timeout_is_as_it_was_after_the_look(plainServer, makePool):
+    pool = makePool(plainServer, starttls=False, timeout=12.5)
+    for _ in range(2):
+        with pool.take() as smtp:
+            assert smtp.sock.gettimeout() == 12.5
+
+
+# -- the server goes while a mail is under way
+
+@pytest.mark.parametrize("closeOnException", [True, False])
+def test_drop_in_the_middle_of_data_fails_that_mail_only(plainServer, makePool,
+                                                         closeOnException):
+    pool = makePool(plainServer, starttls=False, closeOnException=closeOnException)
+    plainServer.dropsData = True
+    with pytest.raises(smtplib.SMTPServerDisconnected):
+        send(pool)
+    plainServer.dropsData = False
+    assert plainServer.mails == []
+    assert send(pool) == {}
+    assert plainServer.mails == [RECEIVED]
+    assert plainServer.opens == 2
+    checkWhole(pool)
+
+
+@pytest.mark.parametrize("closeOnException", [True, False])
+def test_interruption_in_the_middle_of_data_sends_no_half_mail(plainServer, makePool,
+                                                               closeOnException):
+    """A QUIT or RSET would only be more text of the mail, and its reply never come."""
+    pool = makePool(plainServer, starttls=False, closeOnException=closeOnException,
+                    timeout=10 * PATIENCE)
+    with pytest.raises(KeyboardInterrupt):
+        with pool.take() as smtp:
+            smtp.mail("from@example.org")
+            smtp.rcpt("to@example.org")
+            assert smtp.docmd("DATA")[0] == 354
+            smtp.send("half a mai")
+            raise KeyboardInterrupt
+    awaitTrue(lambda: plainServer.live == 0)
+    assert plainServer.mails == []
+    assert plainServer.quits == plainServer.resets == 0
+    assert send(pool) == {}
+    assert plainServer.mails == [RECEIVED]
+
+
+def test_interruption_before_a_reply_closes(plainServer, makePool):
+    """The late reply would be taken for the next command's."""
+    pool = makePool(plainServer, starttls=False, closeOnException=False)
+    with pytest.raises(KeyboardInterrupt):
+        with pool.take() as smtp:
+            smtp.putcmd("NOOP")
+            raise KeyboardInterrupt
+    assert pool.stats().open == 0
+    assert send(pool) == {}
+    assert plainServer.opens == 2
+
+
+# -- what a user leaves behind
+
+def test_half_done_mail_is_reset(plainServer, makePool):
+    pool = makePool(plainServer, starttls=False)
+    with pool.take() as smtp:
+        smtp.mail("left@example.org")
+        smtp.rcpt("behind@example.org")
+    assert plainServer.resets == 1
+    assert send(pool) == {}
+    assert plainServer.mails == [RECEIVED]
+    assert plainServer.opens == 1
+
+
+def test_mail_that_the_driver_leaves_half_done_is_reset(plainServer, makePool):
+    """smtplib's sendmail does not reset when DATA itself is refused."""
+    pool = makePool(plainServer, starttls=False, closeOnException=False)
+    plainServer.refusesData = True
+    with pytest.raises(smtplib.SMTPDataError):
+        send(pool)
+    assert plainServer.resets == 1
+    plainServer.refusesData = False
+    assert send(pool) == {}
+    assert plainServer.opens == 1
+
+
+def test_reset_that_is_refused_closes(plainServer, makePool):
+    pool = makePool(plainServer, starttls=False)
+    plainServer.refusesReset = True
+    with pool.take() as smtp:
+        smtp.mail("left@example.org")
+    assert plainServer.resets == 1
+    assert pool.stats().open == 0
+    assert send(pool) == {}
+    assert plainServer.opens == 2
+
+
+def test_reset_on_a_dropped_link_closes(plainServer, makePool):
+    pool = makePool(plainServer, starttls=False)
+    with pool.take() as smtp:
+        smtp.mail("left@example.org")
+        plainServer.endAll()
+    assert pool.stats().open == 0
+    assert send(pool) == {}
+
+
+def test_clean_connection_is_put_without_a_round_trip(plainServer, makePool):
+    pool = makePool(plainServer, starttls=False)
+    send(pool)
+    assert plainServer.resets == 0
+
+
+def test_connection_that_its_user_quit_is_reopened(plainServer, makePool):
+    pool = makePool(plainServer, starttls=False)
+    with pool.take() as smtp:
+        smtp.quit()
+    assert pool.stats().open == 0
+    assert send(pool) == {}
+    assert plainServer.opens == 2
+
+
+def test_socket_that_its_user_closed_is_reopened(plainServer, makePool):
+    pool = makePool(plainServer, starttls=False)
+    with pool.take() as smtp:
+        smtp.file.close()
+        smtp.sock.close()
+    assert send(pool) == {}
+    assert plainServer.opens == 2
+
+
+# -- closing
+
+def test_quit_on_a_dropped_link_is_no_error(plainServer, makePool, caplog):
+    pool = makePool(plainServer, starttls=False)
+    send(pool)
+    plainServer.endAll()
+    assert pool.close() == 0
+    assert pool.stats().closeErrors == 0
+    assert caplog.records == []
+
+
+def test_link_dropped_by_the_quit_is_no_error(plainServer, makePool):
+    pool = makePool(plainServer, starttls=False)
+    send(pool)
+    plainServer.dropsQuit = True
+    assert pool.close() == 0
+    assert plainServer.quits == 1
+    assert pool.stats().closeErrors == 0
+
+
+def test_interrupted_quit_closes_the_socket(plainServer, monkeypatch):
+    connection = Connection("mail", plainServer.hostname, plainServer.port, starttls=False)
+    connection.open()
+    sock = connection.resource.sock
+
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(smtplib.SMTP, "quit", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        connection.close()
+    assert sock.fileno() == -1
+    assert not connection.isOpen
+
+
+@pytest.mark.parametrize("isTls", [True, False])
+def test_abandon_sends_nothing_and_keeps_the_other_process_connected(
+        serve, serverContext, context, isTls):
+    server = serve(serverContext if isTls else None)
+    connection = Connection("mail", server.hostname, server.port, starttls=isTls,
+                            context=context)
+    connection.open()
+    sock = connection.resource.sock
+    with socket.socket(fileno=os.dup(sock.fileno())) as others:
+        connection.abandon()
+        assert not connection.isOpen
+        assert connection.resource is None
+        assert sock.fileno() == -1
+        others.settimeout(PATIENCE)
+        if not isTls:
+            others.sendall(b"NOOP\r\n")
+            assert others.recv(100).startswith(b"250")
+        assert server.quits == 0
+        assert server.live == 1
+    connection.abandon()
+    awaitTrue(lambda: server.live == 0)
