@@ -8,7 +8,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from queue import SimpleQueue
 
 from queuepool import __version__
@@ -82,22 +82,18 @@ def makeParser() -> argparse.ArgumentParser:
     return parser
 
 
-@contextlib.contextmanager
-def signalsAsWishes() -> Iterator[SimpleQueue[int]]:
+def listen() -> SimpleQueue[int]:
     """Turn the signals that end a program into entries of a queue, whose put is reentrant.
 
-    No signal raises anything anywhere, so whatever was begun is also ended.
+    No signal raises anything anywhere, so whatever was begun is also ended. It stays like this
+    to the end of the process, whose last moments a second Ctrl-C is not to disturb.
     """
     wishes: SimpleQueue[int] = SimpleQueue()
-    names = ["SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"]
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    before = {number: signal.signal(number, lambda number, frame: wishes.put(number))
-              for number in numbers if signal.getsignal(number) is not signal.SIG_IGN}
-    try:
-        yield wishes
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    for name in "SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK":
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: wishes.put(number))
+    return wishes
 
 
 def run(options: argparse.Namespace, wishes: SimpleQueue[int]) -> int:
@@ -108,7 +104,7 @@ def run(options: argparse.Namespace, wishes: SimpleQueue[int]) -> int:
         dsn = options.dsn
         if dsn is None:
             display.say("Starting an embedded PostgreSQL ...")
-            dsn = stack.enter_context(embeddedServer())
+            dsn = stack.enter_context(embeddedServer(wishes))
         isChaotic = options.dsn is None if options.chaos is None else options.chaos
         load = Load(dsn, options.sql, options.threads, options.capacity)
         stack.callback(load.end)
@@ -130,14 +126,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.dsn is None and options.capacity > EMBEDDED_CAPACITY:
         parser.error(f"--capacity: the embedded server has room for {EMBEDDED_CAPACITY}")
+    wishes = listen()
     try:
-        with signalsAsWishes() as wishes:
-            try:
-                return run(options, wishes)
-            except DemoError as error:
-                if wishes.empty():  # or else Ctrl-C reached the server's own programs too
-                    raise
-                raise Stopped from error
+        return run(options, wishes)
     except Stopped:
         print("Stopped before the first request.", flush=True)
         return 0

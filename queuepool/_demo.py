@@ -82,8 +82,12 @@ def attend(call: Callable[[], T], wishes: SimpleQueue[int]) -> T:
 # -- the embedded server
 
 @contextlib.contextmanager
-def embeddedServer() -> Iterator[str]:
-    """Start a PostgreSQL in a temporary folder, hand out its DSN, and leave nothing behind."""
+def embeddedServer(wishes: SimpleQueue[int]) -> Iterator[str]:
+    """Start a PostgreSQL in a temporary folder, hand out its DSN, and leave nothing behind.
+
+    A terminal sends Ctrl-C to the programs that start the server, too: what fails because of
+    that is not told as a failure.
+    """
     folder = Path(tempfile.mkdtemp(prefix="queuepool-"))
     # For the server's package, whose own handler runs before this one and makes folders again.
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -93,6 +97,8 @@ def embeddedServer() -> Iterator[str]:
             server = package.get_server(folder / "data", cleanup_mode="delete")
         except Exception as error:
             _endPostmaster(folder / "data")
+            if not wishes.empty():
+                raise Stopped from error
             raise DemoError(f"the embedded PostgreSQL did not start: {oneLine(error)}") from error
         try:
             yield server.get_uri()
@@ -220,6 +226,8 @@ class Worker:
     waits: array[float] = field(default_factory=lambda: array("d"))
     requests: array[float] = field(default_factory=lambda: array("d"))
     failures: list[Failure] = field(default_factory=list)
+    #: Whether its last request was cancelled, because it did not come to its end in time.
+    isCut: bool = False
     thread: threading.Thread = field(init=False)
 
     def begin(self) -> None:
@@ -239,10 +247,12 @@ class Worker:
             except PoolClosed:
                 return
             except Exception as error:
+                if load.isCutting:
+                    self.isCut = True
+                    return
                 failedAt = now()
                 self.failures.append(
-                    Failure(failedAt if takenAt is None else takenAt, failedAt,
-                            "cut off at the end" if load.isCutting else cause(error)))
+                    Failure(failedAt if takenAt is None else takenAt, failedAt, cause(error)))
                 load.pause.wait(PAUSE)
             else:
                 self.requests.append(now() - startedAt)
@@ -258,7 +268,10 @@ class Load:
         self._sql = sql
         #: The name by which the server knows the connections of this pool, and no others.
         self.label = f"queuepool demo {uuid.uuid4().hex[:12]}"
-        self.pool: Any = ConnectionPool("demo", capacity, dsn, application_name=self.label)
+        try:
+            self.pool: Any = ConnectionPool("demo", capacity, dsn, application_name=self.label)
+        except Exception as error:
+            raise DemoError(f"the DSN is wrong: {oneLine(error)}") from error
         self._workers = [Worker(self) for number in range(threads)]
         #: The process ids of the server's backends that requests were run on.
         self._backends: set[int] = set()
@@ -418,9 +431,10 @@ class Load:
             ("server connections", f"{len(self._backends):,} ever, counted by the process ids of "
                                    "the server's backends"),
         ]
+        cut = sum(worker.isCut for worker in self._workers)
         hanging = sum(worker.thread.is_alive() for worker in self._workers)
-        if hanging:
-            facts.append(("still running", f"{hanging:,} requests that could not be cancelled"))
+        if cut or hanging:
+            facts.insert(3, ("cut off at the end", f"{cut:,} cancelled, {hanging:,} that hang"))
         return Summary(facts, {
             "wait": percentiles(wait for worker in self._workers for wait in worker.waits),
             "request": percentiles(request for worker in self._workers
