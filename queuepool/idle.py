@@ -49,8 +49,12 @@ class Vacancy(Resource):
     """Stand for the resource of a slot that has none, until a taker has one built."""
 
 
+def _nobody(item: Any) -> None:
+    """Stand where no waiter does."""
+
+
 #: The line of a queue that was shut: never empty, so that every put and take looks at it.
-SHUT: deque[Give] = deque([lambda item: None])
+SHUT: deque[Give] = deque([_nobody])
 
 
 class IdleQueue(queue.LifoQueue[Resource]):
@@ -242,25 +246,25 @@ class IdleQueue(queue.LifoQueue[Resource]):
         line = self.line
         if line is SHUT:
             raise PoolClosed
-        box: SimpleQueue[Any] = SimpleQueue()
-        give: Give | None = partial(box.put)
+        box: SimpleQueue[Resource | ref[Give]] = SimpleQueue()
+        give: Give = partial(box.put)
         lost = ref(give, box.put)
         try:
             (line.appendleft if isFirst else line.append)(give)
-            give = None  # now only the line refers to it, and then its giver
+            give = _nobody  # now only the line refers to it, and then its giver
             if self.line is not line:
                 raise PoolClosed
             self.serve()
-            item = box.get(timeout=timeout)
-            return None if item is lost else item
+            item: Resource | ref[Give] = box.get(timeout=timeout)
+            return item if isinstance(item, Resource) else None
         except BaseException as error:
             try:
-                line.remove(give or lost())
+                line.remove(lost() or _nobody)
             except ValueError:
                 # It was taken out of the line: what it was given is in the box or about to be.
-                give = None
+                give = _nobody
                 item = box.get()
-                if item is not lost:
+                if isinstance(item, Resource):
                     if isinstance(error, Empty):
                         return item
                     self.put(item)

@@ -19,14 +19,16 @@ import weakref
 from collections.abc import Callable
 from queue import Empty
 from threading import get_ident
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any, Generic, TypeVar, Union, cast
 
 from queuepool.errors import PoolClosed, PoolError, PoolTimeout
-from queuepool.idle import SHUT, IdleQueue, Place, Vacancy
+from queuepool.idle import SHUT, IdleQueue, Vacancy
 from queuepool.recycler import Recycler
-from queuepool.resource import NEVER, NOWHERE, PAST, Resource, Slot, Watch
+from queuepool.resource import NEVER, NOWHERE, PAST, Resource, ResourceManager, Slot, Watch
 from queuepool.stats import Reason, Stats
+
+__all__ = ["Pool", "ResourceManager"]
 
 R = TypeVar("R", bound=Resource)
 P = TypeVar("P", bound="Pool[Any]")
@@ -81,6 +83,9 @@ class Pool(Generic[R]):
             _checkWhole("maxUsageCount", maxUsageCount, 1)
         if not 0.0 <= jitter <= 1.0:
             raise ValueError(f"jitter is a fraction from 0 to 1, not {jitter!r}")
+        if not callable(closeOnException) and not isinstance(closeOnException, (bool, tuple)):
+            raise ValueError("closeOnException is True, False, exception classes, or a callable, "
+                             f"not {closeOnException!r}")
         self.closeOnException = closeOnException
         self.minOpen = minOpen
         self.takeTimeout = _seconds("takeTimeout", takeTimeout)
@@ -121,6 +126,8 @@ class Pool(Generic[R]):
         """
         queue = self._queue
         now = self._clock()
+        if timeout is not POOLS:
+            timeout = _seconds("timeout", timeout)
         if not queue.line:
             try:
                 slot, resource = queue.open.popitem()
@@ -133,7 +140,7 @@ class Pool(Generic[R]):
                     slot.takenAt = now
                     return resource  # type: ignore[return-value]
                 return cast(R, self._prepare(resource, now))
-        return cast(R, self._prepare(self._wait(timeout, now), now))
+        return cast(R, self._prepare(*self._wait(timeout, now)))
 
     def put(self, resource: R) -> None:
         """Give a taken resource back, or seed the pool with a new one.
@@ -150,32 +157,34 @@ class Pool(Generic[R]):
 
     # -- the rest of take
 
-    def _wait(self, timeout: float | None, now: float) -> Resource:
-        """Take any idle resource in hand, standing in line for it."""
+    def _wait(self, timeout: float | None, now: float) -> tuple[Resource, float]:
+        """Take any idle resource in hand, standing in line for it; return it and the time then."""
         queue = self._queue
-        seconds = self.takeTimeout if timeout is POOLS else _seconds("timeout", timeout)
+        if timeout is POOLS:
+            timeout = self.takeTimeout
         try:
             try:
-                return queue.get(block=False)
+                return queue.get(block=False), now
             except Empty:
-                if seconds == 0.0:
+                if timeout == 0.0:
                     raise
             try:
-                resource = queue.get(timeout=seconds)
+                resource = queue.get(timeout=timeout)
             except BaseException:
                 slot = self._popSpare()
                 slot.countWait(self._clock() - now)
                 self._spareSlots.append(slot)
                 raise
-            resource._slot.countWait(self._clock() - now)
-            return resource
+            then = self._clock()
+            resource._slot.countWait(then - now)
+            return resource, then
         except Empty:
             slot = self._popSpare()
             slot.timeouts += 1
             self._spareSlots.append(slot)
             raise PoolTimeout(
                 f"pool {self.name!r}: no resource came free in {self._clock() - now:.3f} s "
-                f"(timeout {seconds} s): {self._situation()}") from None
+                f"(timeout {timeout} s): {self._situation()}") from None
         except PoolClosed:
             raise self._closedError() from None
         finally:
@@ -194,7 +203,7 @@ class Pool(Generic[R]):
                     self._close(resource, reason)
                 if slot.isHooked:
                     resource.takeRepair()
-                    self._noteClosed(resource, Reason.REPAIR)
+                    self._note(resource, Reason.REPAIR, now)
                 if resource._isOpen:
                     break
                 better = queue.pick(openOnly=True)
@@ -241,6 +250,7 @@ class Pool(Generic[R]):
         """Run open(), count it, and set the limits that hold from now on."""
         slot = resource._slot
         epoch = self._epoch  # read before: what is invalidated while it opens is invalid
+        slot.takesAtOpen = slot.takes
         startedAt = self._clock()
         try:
             resource.open()
@@ -258,18 +268,27 @@ class Pool(Generic[R]):
         self._noteOpened(resource, epoch, now)
         self._log(logging.DEBUG, "opened %r in %.3f s", resource.name, now - startedAt)
 
+    def _note(self, resource: Resource, reason: Reason, now: float) -> None:
+        """Count what the user's code may have closed or opened by itself."""
+        slot = resource._slot
+        isNew = resource._isOpen and resource._openings != slot.openings
+        if slot.openedAt is not None and (isNew or not resource._isOpen):
+            slot.countClose(reason)
+            self._log(logging.DEBUG, "closed %r: %s", resource.name, reason)
+        if resource._isOpen and slot.openedAt is None:
+            self._noteOpened(resource, self._epoch, now)
+
     def _noteOpened(self, resource: Resource, epoch: object, now: float) -> None:
         """Count what is open from now on, and set its limits."""
         slot = resource._slot
         slot.opens += 1
+        slot.openings = resource._openings
         slot.openedAt = slot.lastUsedAt = now
         slot.takesAtOpen = slot.takes
         slot.takesLimit = slot.takes + self._maxUsageCount
         slot.retireAt = now + self._maxOpenTime * (1.0 - self._jitter * random.random())
         slot.epoch = epoch
         self._resetCheck(slot)
-        if self._epoch is not epoch:
-            slot.checkAt = PAST
 
     def _closeHalfOpen(self, resource: Resource) -> None:
         """Close what a failed open() left behind; the exception of the open is what counts."""
@@ -304,36 +323,43 @@ class Pool(Generic[R]):
             raise PoolError(
                 f"pool {self.name!r}: {resource.name!r} was not put: {error}") from None
         self._adopt(slot, resource)
-        now = self._clock()
-        if resource._isOpen:  # 1.3.2 lets a pool be seeded with what is open
-            self._noteOpened(resource, self._epoch, now)
-        self._finish(resource, None, now)
+        self._finish(resource, None, self._clock())
 
     def _adopt(self, slot: Slot, resource: Resource) -> None:
         """Set up a slot for a new resource, and the resource for this pool."""
         resource._pool = self
         resource._slot = slot
-        # Asked of the bound methods: a look into vars() would make each later attribute read slower.
+        # Asked of the methods: a look into vars() would make each later attribute read slower.
         slot.isHooked = (
             self.leakTrace
             or getattr(resource.takeRepair, "__func__", None) is not Resource.takeRepair
             or getattr(resource.putRepair, "__func__", None) is not Resource.putRepair)
         slot.takenAt = slot.openedAt = slot.overdueSince = slot.trace = None
         slot.takesAtOpen = slot.takes
+        slot.openings = 0
         slot.checkAt = PAST
 
     def _takeBack(self, resource: Resource, error: BaseException | None, now: float) -> None:
         """Put back what needs a closer look; ``error`` is what its user's with-block raised."""
         slot = resource._slot
-        takenAt = slot.takenAt
-        if takenAt is None or not self._queue.isMember(resource):
-            self._refuse(resource)
-            return
+        isMember = self._queue.isMember(resource)
+        takenAt = slot.takenAt  # read and cleared at once: of two who put the same, one gets on
         slot.takenAt = None
-        slot.countUse(now - takenAt)
-        if slot.overdueSince == takenAt:
-            self._log(logging.INFO, "%r came back after %.1f s", resource.name, now - takenAt)
-        self._finish(resource, error, now)
+        if takenAt is None:
+            misuse = (f"{resource.name!r} cannot be put, it is not taken but "
+                      f"{self._queue.placeOf(resource).value}. Put back what was taken once, and "
+                      f"do not use it afterwards")
+            if error is None:
+                raise PoolError(f"pool {self.name!r}: {misuse}")
+            self._warn("%s", misuse)  # the user's own exception is the one to be seen
+        elif not isMember:
+            self._disown(resource)  # it was taken before a fork
+        else:
+            slot.countUse(now - takenAt)
+            if slot.overdueSince == takenAt:
+                self._log(logging.INFO, "%r came back after %.1f s",
+                          resource.name, now - takenAt)
+            self._finish(resource, error, now)
 
     def _finish(self, resource: Resource, error: BaseException | None, now: float) -> None:
         """Close and clean a held resource, as it is due, and lay it down."""
@@ -342,7 +368,7 @@ class Pool(Generic[R]):
         try:
             slot.lastUsedAt = now
             slot.trace = None
-            self._noteClosed(resource, Reason.USER if error is None else Reason.EXCEPTION)
+            self._note(resource, Reason.USER if error is None else Reason.EXCEPTION, now)
             reason = self._review(slot, now)
             if error is not None and self._closesOn(error):
                 reason = Reason.EXCEPTION
@@ -355,7 +381,7 @@ class Pool(Generic[R]):
                     self._warn("putRepair of %r failed; it is closed", resource.name,
                                exc_info=True)
                     self._close(resource, Reason.REPAIR)
-                self._noteClosed(resource, Reason.REPAIR)
+                self._note(resource, Reason.REPAIR, now)
             isFit = True
         finally:
             try:
@@ -374,18 +400,6 @@ class Pool(Generic[R]):
             self._warn("closeOnException failed; the resource is closed", exc_info=True)
             return True
 
-    def _refuse(self, resource: Resource) -> None:
-        """Tell the user that what was put is not taken."""
-        if resource._slot.takenAt is not None:
-            # It is no member any more and still taken: it was taken before a fork.
-            resource._slot.takenAt = None
-            self._disown(resource)
-            return
-        raise PoolError(
-            f"pool {self.name!r}: {resource.name!r} cannot be put, it is not taken but "
-            f"{self._queue.placeOf(resource).value}. Put back what was taken once, and do not "
-            f"use it afterwards")
-
     # -- what take, put and recycle share
 
     def _review(self, slot: Slot, now: float) -> Reason | None:
@@ -397,7 +411,9 @@ class Pool(Generic[R]):
         return self._due(slot, now)
 
     def _resetCheck(self, slot: Slot) -> None:
-        slot.checkAt = PAST if slot.isHooked else slot.retireAt
+        slot.checkAt = slot.retireAt
+        if slot.isHooked or slot.epoch is not self._epoch or self._queue.isOverfull:
+            slot.checkAt = PAST
 
     def _due(self, slot: Slot, now: float) -> Reason | None:
         if slot.openedAt is None:
@@ -418,19 +434,15 @@ class Pool(Generic[R]):
             return
         try:
             resource.close()
-        except Exception:
+        except BaseException as error:
             resource.resource = None
             resource._slot.closeErrors += 1
             self._warn("close of %r failed; it counts as closed", resource.name, exc_info=True)
+            if not isinstance(error, Exception):
+                raise
         finally:
             resource._isOpen = False
-            self._noteClosed(resource, reason)
-
-    def _noteClosed(self, resource: Resource, reason: Reason) -> None:
-        """Count a close that was not counted yet, whoever called it."""
-        if not resource._isOpen and resource._slot.openedAt is not None:
-            resource._slot.countClose(reason)
-            self._log(logging.DEBUG, "closed %r: %s", resource.name, reason)
+            self._note(resource, reason, 0.0)
 
     def _settle(self, resource: Resource) -> None:
         """Lay a held resource down: the one way out that does not lead to a user.
@@ -465,11 +477,17 @@ class Pool(Generic[R]):
             queue.serve()
 
     def _drain(self) -> None:
-        """Close what lies in a closed pool."""
+        """Close what lies in a closed pool: all of it, even if one close is interrupted."""
+        interruption = None
         resource = self._queue.pick()
         while resource is not None:
-            self._settle(resource)
+            try:
+                self._settle(resource)
+            except BaseException as error:
+                interruption = interruption or error
             resource = self._queue.pick()
+        if interruption is not None:
+            raise interruption
 
     def _trim(self) -> None:
         """Let idle resources go until no more than the capacity are left, closed ones first."""
@@ -505,10 +523,10 @@ class Pool(Generic[R]):
             self._drain()
         if takenAt is None:
             return  # an interruption dropped it inside the pool
-        message = (f"pool {self.name!r}: {slot.name!r} was taken and dropped, and never put "
-                   f"back; {after}" + (f". It was taken here:\n{trace}" if trace else ""))
-        self._warn(message)
-        warnings.warn(message, ResourceWarning, stacklevel=2, source=None)
+        message = (f"{slot.name!r} was taken and dropped, and never put back; {after}"
+                   + (f". It was taken here:\n{trace}" if trace else ""))
+        self._warn("%s", message)
+        warnings.warn(f"pool {self.name!r}: {message}", ResourceWarning, stacklevel=2)
 
     # -- the whole pool
 
@@ -699,7 +717,7 @@ class Pool(Generic[R]):
             openErrors=sum(slot.openErrors for slot in slots),
             closes=sum(byReason.values()),
             closeErrors=sum(slot.closeErrors for slot in slots),
-            closesByReason=MappingProxyType(byReason),
+            closesByReason=byReason,
             waitTime=sum(slot.waitTime for slot in slots),
             waitMax=max((slot.waitMax for slot in slots), default=0.0),
             openTime=sum(slot.openTime for slot in slots),
@@ -753,7 +771,7 @@ class Pool(Generic[R]):
         # What is wrong with the logging must not become the pool's failure.
         with contextlib.suppress(Exception):
             if logger.isEnabledFor(level):
-                logger.log(level, f"pool {self.name}: {message}", *args, exc_info=exc_info)
+                logger.log(level, "pool %s: " + message, self.name, *args, exc_info=exc_info)
 
     # -- fork
 
@@ -773,7 +791,7 @@ class Pool(Generic[R]):
             slot.checkAt = PAST  # a put in this process is to look closely
             isOut = slot.takenAt is not None and (not areThreads or slot.takenBy == get_ident())
             if isOut or resource is None:
-                continue  # its user may still put it: see _refuse
+                continue  # its user may still put it: see _takeBack
             if slot.takenAt is None or self._factory is None:
                 slot.takenAt = None
                 self._disown(resource)
@@ -812,7 +830,7 @@ def _checkWhole(what: str, number: object, least: int) -> None:
 
 
 def _seconds(what: str, number: float | None) -> float | None:
-    """Check a time, given in seconds; None, and what is longer than threads can wait, is for ever."""
+    """Check a time in seconds; None is for ever, and so is what no thread can wait for."""
     if number is None:
         return None
     if not isinstance(number, (int, float)) or isinstance(number, bool) or not number >= 0:

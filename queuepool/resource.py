@@ -31,7 +31,8 @@ class Slot:
     __slots__ = (
         "name", "isHooked", "trace", "epoch", "overdueSince",
         "takenAt", "takenBy", "openedAt", "lastUsedAt", "checkAt", "retireAt",
-        "takes", "takesAtOpen", "takesLimit", "opens", "openErrors", "closes", "closeErrors",
+        "takes", "takesAtOpen", "takesLimit", "openings",
+        "opens", "openErrors", "closes", "closeErrors",
         "waits", "timeouts", "waitTime", "waitMax", "openTime", "openMax", "useTime", "useMax",
     )
 
@@ -50,6 +51,7 @@ class Slot:
         self.takes = 0
         self.takesAtOpen = 0
         self.takesLimit = sys.maxsize
+        self.openings = 0  # the resource's, when the pool last looked
         self.opens = 0
         self.openErrors = 0
         self.closes: dict[Reason, int] | None = None
@@ -117,6 +119,7 @@ class Resource:
         self.resource: Any = None
         self._pool: Pool[Any] | None = None
         self._isOpen = False
+        self._openings = 0  # how often open() was called, by whomever
 
     def open(self) -> None:
         """Open the resource; called by take when it is closed.
@@ -125,6 +128,7 @@ class Resource:
         was half open was closed. Overriders set ``self.resource`` and call this last.
         """
         self._isOpen = True
+        self._openings += 1
 
     def close(self) -> None:
         """Close the resource; called when it is due (see ``Reason``), only while it is open.
@@ -161,7 +165,15 @@ class Resource:
         """Tell how many times the resource was taken since it was opened."""
         return self._slot.takes - self._slot.takesAtOpen
 
-    _usageCount = usageCount
+    # Where a subclass written for 1.3.2 reads it, or sets it in an open() of its own.
+    @property
+    def _usageCount(self) -> int:
+        return self.usageCount
+
+    @_usageCount.setter
+    def _usageCount(self, count: int) -> None:
+        if self._slot is not NOWHERE:
+            self._slot.takesAtOpen = self._slot.takes - count
 
     @property
     def age(self) -> float | None:

@@ -1,7 +1,6 @@
 """The frozen snapshot that ``Pool.stats()`` returns."""
 
 import enum
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -46,7 +45,7 @@ class Stats:
     openErrors: int
     closes: int
     closeErrors: int
-    closesByReason: Mapping[Reason, int]
+    closesByReason: dict[Reason, int]
     waitTime: float  #: sum over all who stood in line, whatever came of it
     waitMax: float
     openTime: float  #: sum over all calls of open(), failed ones too
