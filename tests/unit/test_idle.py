@@ -123,12 +123,18 @@ def test_one_whose_place_was_lost_stands_first_in_line_again(places):
 
 
 def test_one_whose_place_was_lost_keeps_its_deadline(places):
-    waiter = start(lambda: places.get(timeout=0.05))
-    awaitLine(places, 1)
-    places.line.popleft()
+    class Losing(type(places.line)):
+        """A line that loses the first who comes."""
+
+        lost = 0
+
+        def append(self, give):
+            self.lost += 1
+
+    places.line = Losing()
     with pytest.raises(queue.Empty):
-        waiter.result()
-    assert places.waiting() == 0
+        places.get(timeout=0.01)
+    assert (places.line.lost, places.waiting()) == (1, 0)
 
 
 def test_serve_lays_it_down_again_when_the_last_one_left_meanwhile(places):

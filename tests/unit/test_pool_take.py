@@ -1,0 +1,675 @@
+"""take: order, turns, time-outs, lazy opening, and what comes of hooks that fail."""
+
+import pytest
+
+from queuepool import Pool, PoolClosed, PoolError, PoolTimeout, Reason
+from tests.helpers import (FakeResource, Gate, PlainResource, World, awaitTrue, awaitWaiting,
+                           checkWhole, start)
+
+KINDS = pytest.mark.parametrize("kind", [PlainResource, FakeResource])
+
+
+def poolOf(count, world=None, clock=None, kind=FakeResource, **options):
+    if clock is not None:
+        options["clock"] = clock
+    return Pool("p", count, factory=lambda name: kind(name, world), **options)
+
+
+def scripted(**script):
+    """Return a pool of one resource, and that resource."""
+    pool = Pool("p", 1)
+    resource = FakeResource("a", **script)
+    pool.put(resource)
+    resource.calls.clear()
+    return pool, resource
+
+
+def takeAll(pool):
+    return [pool.take(timeout=0) for _ in range(pool.capacity)]
+
+
+def orderOf(pool):
+    """Return the resources in the order in which the pool hands them out; put them back."""
+    taken = takeAll(pool)
+    for resource in reversed(taken):
+        pool.put(resource)
+    return taken
+
+
+# -- order
+
+
+@KINDS
+def test_the_last_put_is_taken_first(kind):
+    pool = poolOf(3, kind=kind)
+    a, b, c = takeAll(pool)
+    for resource in b, a, c:
+        pool.put(resource)
+    assert orderOf(pool) == [c, a, b]
+
+
+def test_a_new_pool_with_a_factory_hands_out_its_slots_from_the_first():
+    assert [resource.name for resource in orderOf(poolOf(3))] == ["p-0", "p-1", "p-2"]
+
+
+@KINDS
+def test_one_at_a_time_only_one_is_ever_opened(kind, world):
+    pool = poolOf(5, world, kind=kind)
+    for _ in range(20):
+        with pool.take() as resource:
+            assert resource.name == "p-0"
+    assert world.opened == 1
+
+
+@KINDS
+def test_an_open_one_is_preferred_to_a_closed_one_put_later(kind):
+    pool = poolOf(3, kind=kind)
+    a, b, c = takeAll(pool)
+    pool.put(a)
+    for resource in b, c:
+        resource.close()
+        pool.put(resource)
+    assert orderOf(pool) == [a, c, b]
+
+
+@pytest.mark.parametrize("hook", ["close", "takeRepair"])
+def test_one_that_turns_out_to_be_closed_is_laid_aside_for_an_open_one(hook, world, clock):
+    pool = poolOf(2, world, clock, maxIdleTime=10)
+    a, b = takeAll(pool)
+    pool.put(a)
+    if hook == "takeRepair":
+        b.script["takeRepair"] = [b.close]
+    pool.put(b)
+    if hook == "close":
+        b._slot.lastUsedAt -= 11  # idle for too long, although it was put last
+    with pool.take() as resource:
+        assert resource is a
+    assert world.opened == 2 and not b.isOpen
+    checkWhole(pool, world)
+
+
+# -- turns
+
+
+def test_who_waits_is_served_first_come_first_served():
+    pool = poolOf(1)
+    taken = pool.take()
+    served = []
+
+    def takeAndTell(number):
+        with pool.take():
+            served.append(number)
+
+    takers = []
+    for number in range(6):
+        takers.append(start(takeAndTell, number))
+        awaitWaiting(pool, number + 1)
+    pool.put(taken)
+    for taker in takers:
+        taker.result()
+    assert served == list(range(6))
+
+
+def test_what_is_put_goes_to_who_waits_and_not_to_the_next_who_comes():
+    pool = poolOf(1)
+    taken = pool.take()
+    waiter = start(pool.take)
+    awaitWaiting(pool, 1)
+    pool.put(taken)
+    with pytest.raises(PoolTimeout):
+        pool.take(timeout=0)  # by now it is the waiter's, whether that has woken or not
+    assert waiter.result() is taken
+    pool.put(taken)
+
+
+@KINDS
+def test_a_newcomer_does_not_overtake_one_who_waits_though_one_lies_there(kind):
+    pool = poolOf(1, kind=kind)
+    taken = pool.take()
+    waiter = start(pool.take)
+    awaitWaiting(pool, 1)
+    serve, pool._queue.serve = pool._queue.serve, lambda: None
+    pool.put(taken)  # held up after it lay down, before it looks at the line
+    with pytest.raises(PoolTimeout):
+        pool.take(timeout=0)
+    pool._queue.serve = serve
+    serve()
+    assert waiter.result() is taken
+    pool.put(taken)
+
+
+def test_one_who_times_out_leaves_the_line_to_the_others():
+    pool = poolOf(1)
+    taken = pool.take()
+    patient = []
+
+    class Line(type(pool._queue.line)):
+        """A line which another one joins just before the first leaves it."""
+
+        def remove(self, give):
+            patient.append(start(pool.take))
+            awaitWaiting(pool, 2)
+            super().remove(give)
+
+    pool._queue.line = Line()
+    with pytest.raises(PoolTimeout):
+        pool.take(timeout=0.01)
+    assert pool.stats().waiting == 1
+    pool.put(taken)
+    assert patient[0].result() is taken
+    pool.put(taken)
+
+
+# -- time-outs
+
+
+def test_timeout_0_takes_what_is_free_and_does_not_wait():
+    pool = poolOf(1)
+    taken = pool.take(timeout=0)
+    with pytest.raises(PoolTimeout):
+        pool.take(timeout=0)
+    pool.put(taken)
+    assert orderOf(pool) == [taken]
+
+
+def test_timeout_none_waits_for_ever_though_the_pool_has_a_time_out():
+    pool = poolOf(1, takeTimeout=0)
+    taken = pool.take()
+    waiter = start(lambda: pool.take(timeout=None))
+    awaitWaiting(pool, 1)
+    pool.put(taken)
+    assert waiter.result() is taken
+    pool.put(taken)
+
+
+def test_left_out_the_pools_time_out_holds():
+    pool = poolOf(1, takeTimeout=0.01)
+    with pool.take(), pytest.raises(PoolTimeout, match=r"\(timeout 0.01 s\)"):
+        pool.take()
+
+
+def test_left_out_in_both_places_it_waits_for_ever():
+    pool = poolOf(1)
+    assert pool.takeTimeout is None
+    taken = pool.take()
+    waiter = start(pool.take)
+    awaitWaiting(pool, 1)
+    pool.put(taken)
+    assert waiter.result() is taken
+    pool.put(taken)
+
+
+def test_an_own_time_out_overrides_the_pools():
+    pool = poolOf(1, takeTimeout=3600)
+    with pool.take(), pytest.raises(PoolTimeout, match=r"\(timeout 0.01 s\)"):
+        pool.take(timeout=0.01)
+    with pool.take(), pytest.raises(PoolTimeout, match=r"\(timeout 0.01 s\)"):
+        pool.take(0.01)
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), 1e300])
+def test_more_than_a_thread_can_wait_is_for_ever(seconds):
+    pool = poolOf(1)
+    taken = pool.take()
+    waiter = start(lambda: pool.take(timeout=seconds))
+    awaitWaiting(pool, 1)
+    pool.put(taken)
+    assert waiter.result() is taken
+    pool.put(taken)
+
+
+def test_a_time_out_says_who_how_many_and_how_long(clock):
+    pool = poolOf(3, clock=clock)
+    with pool.take(), pool.take(), pool.take(), pytest.raises(PoolTimeout) as caught:
+        pool.take(timeout=0)
+    assert str(caught.value) == (
+        "pool 'p': no resource came free in 0.000 s (timeout 0.0 s): "
+        "capacity 3, taken 3, idle 0, waiting 0")
+
+
+def test_a_time_out_says_the_seconds_waited_and_who_else_waits():
+    readings = [1000.0]
+    pool = poolOf(1, clock=lambda: readings.pop(0) if readings[1:] else readings[0])
+    taken = pool.take()
+    other = start(pool.take)
+    awaitWaiting(pool, 1)
+    readings += [1000.0, 1007.25]  # at the call, and ever after
+    readings.pop(0)
+    with pytest.raises(PoolTimeout) as caught:
+        pool.take(timeout=0.01)
+    assert str(caught.value) == (
+        "pool 'p': no resource came free in 7.250 s (timeout 0.01 s): "
+        "capacity 1, taken 1, idle 0, waiting 1")
+    assert caught.value.__suppress_context__
+    pool.put(taken)
+    pool.put(other.result())
+
+
+def test_a_time_out_is_counted_with_its_wait():
+    pool = poolOf(1)
+    with pool.take():
+        for seconds in 0, 0.01:
+            with pytest.raises(PoolTimeout):
+                pool.take(timeout=seconds)
+    stats = pool.stats()
+    assert (stats.timeouts, stats.waits, stats.takes) == (2, 1, 1)
+    assert stats.waitTime >= 0.01
+
+
+def test_an_unseeded_pool_times_out_too():
+    with pytest.raises(PoolTimeout, match="capacity 2, taken 0, idle 0, waiting 0"):
+        Pool("p", 2).take(timeout=0)
+
+
+@pytest.mark.parametrize("timeout", [-1, -0.001, float("nan"), "1", True])
+def test_a_senseless_time_out_is_refused_whether_it_would_have_to_wait_or_not(timeout):
+    pool = poolOf(1)
+    said = "timeout is None or a number of seconds from 0 up, not"
+    with pytest.raises(ValueError, match=said):
+        pool.take(timeout=timeout)
+    with pool.take(), pytest.raises(ValueError, match=said):
+        pool.take(timeout=timeout)
+    assert (pool.stats().takes, pool.stats().idle) == (1, 1)
+
+
+# -- hooks
+
+
+def test_it_is_opened_only_when_it_is_taken(world):
+    pool = poolOf(2, world)
+    assert world.opened == 0
+    with pool.take() as resource:
+        assert resource.isOpen and resource.resource is not None
+        assert world.opened == 1
+
+
+def test_hooks_run_in_the_order_of_1_3_2(clock):
+    pool = Pool("p", 1, maxIdleTime=10, clock=clock)
+    resource = FakeResource("a")
+    pool.put(resource)
+    assert resource.calls == ["putRepair"]
+    pool.put(pool.take())
+    assert resource.calls[1:] == ["takeRepair", "open", "putRepair"]
+    pool.put(pool.take())
+    assert resource.calls[4:] == ["takeRepair", "putRepair"]
+    clock.advance(11)
+    pool.put(pool.take())
+    assert resource.calls[6:] == ["close", "takeRepair", "open", "putRepair"]
+
+
+def test_hooks_that_are_not_overridden_are_not_called(monkeypatch):
+    def fail(self):
+        raise AssertionError("called")
+
+    pool = poolOf(1, kind=PlainResource)
+    monkeypatch.setattr("queuepool.Resource.takeRepair", fail)
+    monkeypatch.setattr("queuepool.Resource.putRepair", fail)
+    for _ in range(2):
+        with pool.take():
+            pass
+
+
+@pytest.mark.parametrize("hook", ["takeRepair", "putRepair"])
+@pytest.mark.parametrize("isOnInstance", [True, False])
+def test_one_overridden_hook_is_called_each_time(hook, isOnInstance):
+    calls = []
+
+    class Hooked(PlainResource):
+        pass
+
+    resource = Hooked("a")
+    if isOnInstance:
+        setattr(resource, hook, lambda: calls.append("here"))
+    else:
+        setattr(Hooked, hook, lambda self: calls.append("here"))
+    pool = Pool("p", 1)
+    pool.put(resource)
+    calls.clear()
+    for _ in range(3):
+        with pool.take():
+            pass
+    assert len(calls) == 3
+
+
+def test_no_clock_no_log_and_no_hook_runs_while_nobody_calls(world, clock):
+    pool = poolOf(2, world, clock, maxIdleTime=1)
+    with pool.take():
+        pass
+    clock.advance(100)
+    assert world.closed == 0  # nothing but a take, a put and recycle() look
+
+
+def test_the_clock_is_read_once_by_a_take_and_by_a_put():
+    readings = []
+
+    def clock():
+        readings.append(1)
+        return 1000.0
+
+    pool = poolOf(1, kind=PlainResource, clock=clock)
+    with pool.take():
+        pass
+    readings.clear()
+    with pool.take():
+        assert len(readings) == 1
+    assert len(readings) == 2
+
+
+def test_take_repair_that_closes_has_it_opened_anew(world):
+    pool = poolOf(1, world)
+    with pool.take() as resource:
+        first = resource.resource
+    resource.script["takeRepair"] = [resource.close]
+    with pool.take() as resource:
+        assert resource.resource is not first
+    stats = pool.stats()
+    assert (stats.opens, stats.closesByReason[Reason.REPAIR]) == (2, 1)
+
+
+def test_take_repair_may_close_and_open_it_itself(clock):
+    class Reconnecting(FakeResource):
+        def takeRepair(self):
+            if self.isOpen:
+                self.close()
+            self.open()
+
+    pool = poolOf(1, clock=clock, kind=Reconnecting, maxIdleTime=None)
+    for count in 1, 2, 3:
+        with pool.take() as resource:
+            stats = pool.stats()
+            assert (stats.open, stats.opens, stats.closes) == (1, count, count - 1)
+            assert (resource.age, resource.usageCount) == (0.0, 1)
+            clock.advance(100)
+
+
+# -- failures
+
+
+ERRORS = pytest.mark.parametrize("error", [OSError("no route"), KeyboardInterrupt()])
+
+
+@ERRORS
+@pytest.mark.parametrize("hook", ["open", "takeRepair"])
+def test_the_exception_of_a_hook_reaches_the_caller_with_the_slot_back(hook, error):
+    pool, resource = scripted(**{hook: [error]})
+    with pytest.raises(type(error)) as caught:
+        pool.take()
+    assert caught.value is error
+    assert caught.value.__cause__ is None and caught.value.__context__ is None
+    stats = pool.stats()
+    assert (stats.idle, stats.taken, stats.open) == (1, 0, 0)
+    checkWhole(pool, resource.world)
+
+
+@pytest.mark.parametrize("hook", ["open", "takeRepair"])
+def test_the_next_waiter_proceeds_at_once_when_a_hook_fails(hook):
+    gate = Gate()
+
+    def fail():
+        gate()
+        raise OSError
+
+    pool, resource = scripted(**{hook: [fail]})
+    taker = start(pool.take)
+    gate.awaitArrival()
+    waiter = start(pool.take)
+    awaitWaiting(pool, 1)
+    gate.open()
+    with pytest.raises(OSError):
+        taker.result()
+    assert waiter.result() is resource
+    pool.put(resource)
+    checkWhole(pool, resource.world)
+
+
+def test_each_of_a_line_gets_the_exception_of_its_own_open():
+    errors = [OSError(number) for number in range(4)]
+    gate = Gate()
+    pool, resource = scripted(open=[gate, *errors])
+    taken = start(pool.take)
+    gate.awaitArrival()
+    takers = []
+    for number in range(4):
+        takers.append(start(pool.take))
+        awaitWaiting(pool, number + 1)
+    gate.open()
+    resource = taken.result()
+    resource.close()
+    pool.put(resource)
+    for taker, error in zip(takers, errors):
+        with pytest.raises(OSError) as caught:
+            taker.result()
+        assert caught.value is error
+    checkWhole(pool, resource.world)
+
+
+def test_what_a_failing_open_left_half_open_is_closed(world):
+    class HalfOpen(FakeResource):
+        def open(self):
+            super().open()
+            if self.world.opened == 1:
+                raise OSError("set_session failed")
+
+    pool = poolOf(1, world, kind=HalfOpen)
+    with pytest.raises(OSError, match="set_session failed"):
+        pool.take()
+    assert (world.live, world.closed) == (0, 1)
+    stats = pool.stats()
+    assert (stats.opens, stats.openErrors, stats.closes, stats.open) == (0, 1, 0, 0)
+    checkWhole(pool, world)
+
+
+def test_what_was_not_even_half_open_is_not_closed():
+    pool, resource = scripted(open=[OSError])
+    with pytest.raises(OSError):
+        pool.take()
+    assert "close" not in resource.calls
+
+
+@pytest.mark.parametrize("closing", [ValueError, KeyboardInterrupt])
+def test_the_half_open_counts_as_closed_though_its_close_fails(closing, caplog):
+    class HalfOpen(PlainResource):
+        def open(self):
+            self.resource = "half"
+            raise OSError("open")
+
+        def close(self):
+            raise closing("close")
+
+    pool = poolOf(1, kind=HalfOpen)
+    with pytest.raises(OSError if closing is ValueError else closing):
+        pool.take()
+    resource = pool._queue.get()
+    assert (resource.resource, resource.isOpen) == (None, False)
+    if closing is ValueError:
+        (record,) = caplog.records
+        assert record.message == "pool p: close of the half open 'p-0' failed"
+        assert record.exc_info[0] is ValueError
+
+
+def test_an_open_that_forgets_its_super_is_told_so(world):
+    class Forgetful(PlainResource):
+        def open(self):
+            self.resource = self.world.open()
+
+    pool = poolOf(1, world, kind=Forgetful)
+    with pytest.raises(PoolError) as caught:
+        pool.take()
+    assert str(caught.value) == (
+        "pool 'p': Forgetful.open() of 'p-0' did not call super().open() at its end")
+    assert world.live == 0
+    stats = pool.stats()
+    assert (stats.idle, stats.openErrors, stats.opens) == (1, 1, 0)
+
+
+def test_one_that_take_repair_failed_on_is_closed(caplog):
+    pool, resource = scripted(takeRepair=[None, OSError("dead")])
+    pool.put(pool.take())
+    with pytest.raises(OSError, match="dead"):
+        pool.take()
+    assert not resource.isOpen and resource.world.live == 0
+    assert pool.stats().closesByReason[Reason.REPAIR] == 1
+    assert not caplog.records  # the caller has the exception; there is nothing more to tell
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_close_that_fails_at_take_counts_as_closed(error, clock, caplog):
+    pool = Pool("p", 1, maxIdleTime=10, clock=clock)
+    resource = FakeResource("a", close=[error("close")])
+    pool.put(resource)
+    pool.put(pool.take())
+    clock.advance(11)
+    if error is ValueError:
+        pool.put(pool.take())
+        (record,) = caplog.records
+        assert record.message == "pool p: close of 'a' failed; it counts as closed"
+        assert record.levelname == "WARNING" and record.exc_info[0] is ValueError
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            pool.take()
+    stats = pool.stats()
+    assert (stats.closes, stats.closeErrors) == (1, 1)
+    assert stats.closesByReason[Reason.IDLE] == 1
+    checkWhole(pool, resource.world)
+
+
+def test_a_close_that_fails_keeps_nothing():
+    class Stuck(PlainResource):
+        def close(self):
+            raise OSError
+
+    pool = poolOf(1, kind=Stuck, maxUsageCount=1)
+    resource = pool.take()
+    pool.put(resource)
+    assert (resource.resource, resource.isOpen) == (None, False)
+
+
+def test_a_close_that_forgets_its_super_counts_as_closed_all_the_same():
+    class Forgetful(PlainResource):
+        def close(self):
+            self.resource = None
+
+    pool = poolOf(1, kind=Forgetful, maxUsageCount=1)
+    for opens in 1, 2:
+        with pool.take():
+            assert pool.stats().opens == opens
+    assert pool.stats().closes == 2
+
+
+# -- the pool is closed
+
+
+def test_nothing_is_taken_from_a_closed_pool():
+    pool = poolOf(1)
+    pool.close()
+    for timeout in None, 0, 1.0:
+        with pytest.raises(PoolClosed) as caught:
+            pool.take(timeout)
+        assert str(caught.value) == "pool 'p' is closed"
+
+
+def test_who_waits_is_told_when_the_pool_is_closed():
+    pool = poolOf(1)
+    taken = pool.take()
+    takers = [start(pool.take) for _ in range(3)]
+    awaitWaiting(pool, 3)
+    assert pool.close() == 1
+    for taker in takers:
+        with pytest.raises(PoolClosed, match="pool 'p' is closed"):
+            taker.result()
+    pool.put(taken)
+
+
+@pytest.mark.parametrize("hook", ["open", "takeRepair"])
+def test_one_whose_hook_runs_while_the_pool_is_closed_is_not_handed_out(hook):
+    pool, resource = scripted()
+    resource.script[hook] = [pool.close]
+    with pytest.raises(PoolClosed):
+        pool.take()
+    assert not resource.isOpen and resource.world.live == 0
+    stats = pool.stats()
+    assert stats.opens == stats.closes == stats.closesByReason[Reason.POOL_CLOSED]
+    assert pool.close() == 0
+
+
+def test_one_that_lies_there_though_the_pool_is_closed_is_closed_by_who_comes(world):
+    pool = poolOf(1, world)
+    with pool.take() as resource:
+        pass
+    queue = pool._queue
+    held = queue.pick()
+    pool.close()
+    queue.layDown(held)  # somebody was held up just before this when the pool was closed
+    with pytest.raises(PoolClosed):
+        pool.take()
+    assert not resource.isOpen and world.live == 0
+    assert pool.stats().idle == 0
+
+
+# -- what is out for long
+
+
+def test_what_is_out_for_long_is_reported_once_and_when_it_comes_back(clock, caplog):
+    caplog.set_level("INFO", "queuepool")
+    pool = poolOf(1, clock=clock, kind=PlainResource, leakTime=10, leakTrace=True)
+    taken = pool.take()
+    clock.advance(10)
+    pool.recycle()
+    assert not caplog.messages
+    clock.advance(1)
+    pool.recycle()
+    pool.recycle()
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.message.startswith(
+        "pool p: 'p-0' is out for 11.0 s; thread MainThread, which took it, is here:\n")
+    where, trace = record.message.split("\nIt was taken here:\n")
+    assert "pool.recycle()" in where and "taken = pool.take()" in trace
+    clock.advance(1)
+    pool.put(taken)
+    assert caplog.records[1].levelname == "INFO"
+    assert caplog.messages[1] == "pool p: 'p-0' came back after 12.0 s"
+
+
+def test_one_whose_thread_has_ended_is_reported_once(clock, caplog):
+    pool = poolOf(1, clock=clock, kind=PlainResource)
+    running = start(pool.take)
+    resource = running.result()
+    awaitTrue(lambda: not running.thread.is_alive())
+    clock.advance(2)
+    pool.recycle()
+    pool.recycle()
+    (message,) = caplog.messages
+    assert message.startswith("pool p: 'p-0' is out for 2.0 s; thread ")
+    assert message.endswith(", which took it, has ended")
+    pool.put(resource)
+
+
+def test_the_next_take_of_the_same_one_is_reported_anew(clock, caplog):
+    pool = poolOf(1, clock=clock, kind=PlainResource, leakTime=10)
+    for _ in range(2):
+        with pool.take():
+            clock.advance(11)
+            pool.recycle()
+    assert len(caplog.messages) == 2
+
+
+def test_the_time_in_line_is_no_time_out_of_the_pool(clock, caplog):
+    pool = poolOf(1, World(), clock, kind=PlainResource, leakTime=10)
+    taken = pool.take()
+    done = Gate()
+
+    def use():
+        with pool.take():
+            done()
+
+    waiter = start(use)
+    awaitWaiting(pool, 1)
+    clock.advance(9)
+    pool.put(taken)
+    done.awaitArrival()
+    clock.advance(9)
+    pool.recycle()
+    assert not caplog.messages
+    done.open()
+    waiter.result()
