@@ -27,7 +27,7 @@ class Session(smtplib.SMTP):
 
     def putcmd(self, cmd: str, args: str = "") -> None:
         """Send a command."""
-        self._verb = cmd[:4].upper()
+        self._verb = cmd[:4].upper()  # all verbs of interest have four letters
         if self._verb == "MAIL":
             self.isInMail = True
         super().putcmd(cmd, args)
@@ -54,15 +54,16 @@ class Session(smtplib.SMTP):
         descriptor: what is buffered is seen, and TLS records that carry no data (the session
         tickets of TLS 1.3, key updates) are not mistaken for words.
         """
-        sock, reader = self.sock, self.file
-        if sock is None or reader is None:
-            self._isAnswered = False
+        sock = self.sock
+        if sock is None or not self._isAnswered:
             return
         try:
+            if self.file is None:  # as after STARTTLS; getreply does the same
+                self.file = sock.makefile("rb")
             timeout = sock.gettimeout()
             sock.settimeout(0.0)
             try:
-                isSilent = reader.read(1) is None
+                isSilent = self.file.read(1) is None
             except ssl.SSLWantReadError:
                 isSilent = True
             finally:

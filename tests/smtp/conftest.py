@@ -1,7 +1,6 @@
 """A real mail server on loopback, with TLS and AUTH, that can be told to fail."""
 
 import asyncio
-import socket
 import ssl
 
 import pytest
@@ -72,13 +71,11 @@ class MailServer(Controller):
 
     def __init__(self, tls=None, users=(), port=0):
         super().__init__(
-            self, hostname="127.0.0.1", port=0, tls_context=tls,
+            self, hostname="127.0.0.1", port=port, tls_context=tls,
             require_starttls=tls is not None,
             auth_required=bool(users), auth_require_tls=tls is not None,
             authenticator=self._authenticate if users else None)
         self.users = dict(users)
-        self.socket = socket.create_server((self.hostname, port))
-        self.port = self.socket.getsockname()[1]
         self.isBusy = self.refusesData = self.dropsData = False
         self.refusesReset = self.dropsQuit = False
         self.resets = self.quits = 0
@@ -97,7 +94,10 @@ class MailServer(Controller):
         return Dialog(self, self.handler, **self.SMTP_kwargs)
 
     async def _create_server(self):
-        return await self.loop.create_server(self._factory_invoker, sock=self.socket)
+        server = await self.loop.create_server(
+            self._factory_invoker, self.hostname, self.port)
+        self.port = server.sockets[0].getsockname()[1]
+        return server
 
     def _trigger_server(self):
         """Be ready without a first connection, which would count."""

@@ -9,7 +9,7 @@ import ssl
 import pytest
 
 from queuepool import Reason
-from queuepool.smtp import Connection
+from queuepool.smtp import Connection, Session
 from tests.helpers import PATIENCE, awaitTrue, checkWhole, runTogether
 from tests.smtp.conftest import PASSWORD, USER, Dialog
 
@@ -224,16 +224,15 @@ def test_421_that_came_with_the_last_reply_is_heard(plainServer, makePool):
     assert plainServer.opens == 2
 
 
-def test_records_without_data_are_no_death(tlsServer, makePool, context):
-    """TLS 1.3 sends session tickets when it likes: the socket is readable, nothing was said."""
-    pool = makePool(tlsServer, USER, PASSWORD, context=context)
-    with pool.take() as smtp:
-        raw, tls = smtp.sock, smtp.sock
-        assert tls.version() == "TLSv1.3"
-    sendTicketsUnasked = None
-    assert sendTicketsUnasked is None and raw is tls
-    assert send(pool) == {}
-    assert tlsServer.opens == 1
+def test_tls_records_without_data_are_no_death(tlsServer, context):
+    """After the handshake the server sends session tickets: there is much to read, but no word."""
+    with Session(tlsServer.hostname, tlsServer.port) as smtp:
+        smtp.starttls(context=context)
+        assert smtp.sock.version() == "TLSv1.3"
+        assert select.select([smtp.sock], [], [], PATIENCE)[0], "no session ticket came"
+        smtp.listen()
+        assert smtp.isReady
+        assert smtp.ehlo()[0] == 250
 
 
 def test_server_gone_and_back_costs_no_mail(serve, makePool):
@@ -248,6 +247,13 @@ def test_server_gone_and_back_costs_no_mail(serve, makePool):
     runTogether(*[lambda: send(pool)] * 10)
     assert again.mails == [RECEIVED] * 10
     checkWhole(pool)
+
+
+def test_closed_session_is_not_ready(plainServer):
+    smtp = Session(plainServer.hostname, plainServer.port)
+    smtp.close()
+    smtp.listen()
+    assert not smtp.isReady
 
 
 def test_the_look_at_the_link_sends_nothing(plainServer, makePool, monkeypatch):
