@@ -75,6 +75,10 @@ class IdleQueue(queue.LifoQueue[Resource]):
         self.members: dict[Slot, Watch] = {}
         #: How to give to those who wait, the first first; SHUT when the pool is closed.
         self.line: deque[Give] = deque()
+        #: Whether it is in doubt that closed ones can be opened: they go out one at a time then.
+        self.isDoubtful = False
+        #: At most one entry, "slot": the one that is out to be tried; see ``claimTrial``.
+        self._trial: dict[str, Slot] = {}
         #: Something is in here once the queue is shut and its last member was dismissed.
         self.ended: SimpleQueue[None] = SimpleQueue()
 
@@ -117,12 +121,14 @@ class IdleQueue(queue.LifoQueue[Resource]):
         else:
             self.members.pop(slot, None)
         resource._slot = NOWHERE
+        self.endTrial(slot)
         self._noteEnd()
         return True
 
     def forget(self, slot: Slot) -> None:
         """Let a slot go whose resource was dropped. Takes no lock."""
         self.members.pop(slot, None)
+        self.endTrial(slot)
         self._noteEnd()
 
     def _noteEnd(self) -> None:
@@ -175,6 +181,8 @@ class IdleQueue(queue.LifoQueue[Resource]):
             self.open[resource._slot] = resource
         else:
             self.closed[resource._slot] = resource
+        if self._trial:
+            self.endTrial(resource._slot)
 
     def pick(self, openOnly: bool = False) -> Resource | None:
         """Take the hottest idle resource in hand, or None. Looks at no line."""
@@ -185,11 +193,31 @@ class IdleQueue(queue.LifoQueue[Resource]):
         return None if openOnly else self.pickClosed()
 
     def pickClosed(self) -> Resource | None:
-        """Take an idle closed resource in hand, or None."""
-        try:
-            return self.closed.popitem()[1]
-        except KeyError:
-            return None
+        """Take an idle closed resource in hand, or None; in doubt only if none is being tried."""
+        while not (self.isDoubtful and self._trial):
+            try:
+                slot, resource = self.closed.popitem()
+            except KeyError:
+                return None
+            if self.claimTrial(slot):
+                return resource
+            self.closed[slot] = resource  # another was faster; look whether it is done already
+        return None
+
+    def claimTrial(self, slot: Slot) -> bool:
+        """Tell whether this held slot may be opened: in doubt, only one may at a time."""
+        return not self.isDoubtful or self._trial.setdefault("slot", slot) is slot
+
+    def endTrial(self, slot: Slot) -> None:
+        """Let another slot be tried if it was this one's turn; the caller looks at the line."""
+        if self._trial.get("slot") is slot:
+            del self._trial["slot"]
+
+    def endDoubt(self) -> None:
+        """Hand closed resources out as usual, beginning with those who wait."""
+        self.isDoubtful = False
+        self._trial.clear()
+        self.serve()
 
     def pickColdest(self) -> Resource | None:
         """Take an idle resource in hand that is missed least, or None."""
@@ -218,19 +246,21 @@ class IdleQueue(queue.LifoQueue[Resource]):
             except IndexError:
                 self.layDown(resource)  # nobody waits any more, unless somebody just came
 
-    def get(self, block: bool = True, timeout: float | None = None) -> Resource:
+    def get(self, block: bool = True, timeout: float | None = None,
+            isFirst: bool = False) -> Resource:
         """Take a resource in hand, waiting up to timeout seconds for it.
 
+        isFirst is for those who had their turn already: they stand before all others.
         Raises ``queue.Empty`` at the end of that time and PoolClosed when the queue is shut.
         """
-        if not self.line:
+        if isFirst or not self.line:
             resource = self.pick()
             if resource is not None:
                 return resource
         if not block and self.line is not SHUT:
             raise Empty
         deadline = None if timeout is None else monotonic() + timeout
-        resource = self._stand(timeout)
+        resource = self._stand(timeout, isFirst)
         while resource is None:
             if deadline is not None:
                 timeout = max(0.0, deadline - monotonic())
@@ -277,5 +307,6 @@ class IdleQueue(queue.LifoQueue[Resource]):
     def shut(self) -> None:
         """Tell everyone in line that there is nothing more to wait for, and let nobody stand."""
         line, self.line = self.line, SHUT
+        self.isDoubtful = False
         if line is not SHUT:
             line.clear()  # every place is lost, and says so

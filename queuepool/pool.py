@@ -24,6 +24,7 @@ from typing import Any, Generic, TypeVar, Union, cast
 
 from queuepool.errors import PoolClosed, PoolError, PoolTimeout
 from queuepool.idle import SHUT, IdleQueue, Vacancy
+from queuepool.outage import Outage
 from queuepool.recycler import Recycler
 from queuepool.resource import NEVER, NOWHERE, PAST, Resource, ResourceManager, Slot, Watch
 from queuepool.stats import Reason, Stats
@@ -60,6 +61,9 @@ class Pool(Generic[R]):
       without a factory the user seeds the pool with ``put``.
     - ``minOpen``: ``recycle`` keeps this many open.
     - ``takeTimeout``: how long ``take`` waits when it is not told.
+    - ``openRetryTime``: when opening fails with an Exception, take tries again for this long, but
+      not beyond its own timeout. One thread tries at a time, at growing intervals up to a second;
+      the others stand in line and get whatever comes first. 0 raises the first failure at once.
     - ``leakTime``: ``recycle`` reports once what is out for longer.
     - ``leakTrace``: remember the stack of each take, for the reports; makes takes slower.
 
@@ -72,6 +76,7 @@ class Pool(Generic[R]):
                  closeOnException: CloseOnException = True, *,
                  factory: Callable[[str], R] | None = None, minOpen: int = 0,
                  jitter: float = 0.0, takeTimeout: float | None = None,
+                 openRetryTime: float = 0.0,
                  leakTime: float | None = None, leakTrace: bool = False,
                  clock: Callable[[], float] = time.monotonic) -> None:
         self.name = name
@@ -89,6 +94,7 @@ class Pool(Generic[R]):
         self.closeOnException = closeOnException
         self.minOpen = minOpen
         self.takeTimeout = _seconds("takeTimeout", takeTimeout)
+        self.openRetryTime = _limit("openRetryTime", openRetryTime)
         self.leakTime = _seconds("leakTime", leakTime)
         self.leakTrace = leakTrace
         self._maxIdleTime = _limit("maxIdleTime", maxIdleTime)
@@ -99,6 +105,8 @@ class Pool(Generic[R]):
         self._clock = clock
         #: Changed by invalidate(): what was opened under another one is closed.
         self._epoch = object()
+        #: Set from the first failure to open to the next success, if openRetryTime is.
+        self._outage: Outage | None = None
         #: Every slot there ever was; counters are summed over all of them.
         self._slots: list[Slot] = []
         #: Those that no resource fills. Whoever pops one may write it.
@@ -139,8 +147,8 @@ class Pool(Generic[R]):
                     slot.takenBy = get_ident()
                     slot.takenAt = now
                     return resource  # type: ignore[return-value]
-                return cast(R, self._prepare(resource, now))
-        return cast(R, self._prepare(*self._wait(timeout, now)))
+                return cast(R, self._prepare(resource, now, now, timeout))
+        return cast(R, self._prepare(None, now, now, timeout))
 
     def put(self, resource: R) -> None:
         """Give a taken resource back, or seed the pool with a new one.
@@ -157,45 +165,21 @@ class Pool(Generic[R]):
 
     # -- the rest of take
 
-    def _wait(self, timeout: float | None, now: float) -> tuple[Resource, float]:
-        """Take any idle resource in hand, standing in line for it; return it and the time then."""
+    def _prepare(self, resource: Resource | None, now: float, startedAt: float,
+                 timeout: float | None) -> Resource:
+        """Make a resource in hand fit for use, and take it: this one, or one that is better.
+
+        None stands for no resource yet. ``startedAt`` and ``timeout`` are the take's.
+        """
         queue = self._queue
         if timeout is POOLS:
             timeout = self.takeTimeout
-        try:
-            try:
-                return queue.get(block=False), now
-            except Empty:
-                if timeout == 0.0:
-                    raise
-            try:
-                resource = queue.get(timeout=timeout)
-            except BaseException:
-                slot = self._popSpare()
-                slot.countWait(self._clock() - now)
-                self._spareSlots.append(slot)
-                raise
-            then = self._clock()
-            resource._slot.countWait(then - now)
-            return resource, then
-        except Empty:
-            slot = self._popSpare()
-            slot.timeouts += 1
-            self._spareSlots.append(slot)
-            raise PoolTimeout(
-                f"pool {self.name!r}: no resource came free in {self._clock() - now:.3f} s "
-                f"(timeout {timeout} s): {self._situation()}") from None
-        except PoolClosed:
-            raise self._closedError() from None
-        finally:
-            if queue.line is SHUT:
-                self._drain()
-
-    def _prepare(self, resource: Resource, now: float) -> Resource:
-        """Make a resource in hand fit for use, and take it."""
-        queue = self._queue
+        deadline = NEVER if timeout is None else startedAt + timeout
+        isFirst = False
         try:
             while True:
+                if resource is None:
+                    resource, now = self._wait(now, startedAt, deadline, isFirst)
                 resource = self._build(resource)
                 slot = resource._slot
                 reason = self._review(slot, now)
@@ -208,12 +192,15 @@ class Pool(Generic[R]):
                     break
                 better = queue.pick(openOnly=True)
                 if better is None:
-                    self._open(resource)
-                    now = slot.lastUsedAt
-                    break
+                    giveUpAt = min(deadline, startedAt + self.openRetryTime)
+                    better = self._openInTurn(resource, giveUpAt)
+                    now = self._clock()
+                    if better is resource:
+                        break
                 # Named first, settled then: an interruption between the two settles none twice.
                 closed, resource = resource, better
                 self._settle(closed)
+                isFirst = True
             if queue.line is SHUT:
                 raise self._closedError()
             if self.leakTrace:
@@ -223,13 +210,50 @@ class Pool(Generic[R]):
             slot.takenAt = now
             return resource
         except BaseException:
-            resource._slot.takenAt = None
-            try:
-                if queue.line is not SHUT:
-                    self._close(resource, Reason.REPAIR)
-            finally:
-                self._settle(resource)
+            if resource is not None:
+                resource._slot.takenAt = None
+                try:
+                    if queue.line is not SHUT:
+                        self._close(resource, Reason.REPAIR)
+                finally:
+                    self._settle(resource)
             raise
+
+    def _wait(self, now: float, startedAt: float, deadline: float,
+              isFirst: bool) -> tuple[Resource, float]:
+        """Take any idle resource in hand, standing in line for it; return it and the time then."""
+        queue = self._queue
+        try:
+            try:
+                return queue.get(block=False, isFirst=isFirst), now
+            except Empty:
+                if now >= deadline:
+                    raise
+            try:
+                resource = queue.get(
+                    timeout=None if deadline == NEVER else deadline - now, isFirst=isFirst)
+            except BaseException:
+                slot = self._popSpare()
+                slot.countWait(self._clock() - now)
+                self._spareSlots.append(slot)
+                raise
+            then = self._clock()
+            resource._slot.countWait(then - now)
+            return resource, then
+        except Empty:
+            slot = self._popSpare()
+            slot.timeouts += 1
+            self._spareSlots.append(slot)
+            outage = self._outage
+            raise PoolTimeout(
+                f"pool {self.name!r}: no resource came free in {self._clock() - startedAt:.3f} s "
+                f"(timeout {deadline - startedAt:g} s): {self._situation()}"
+            ) from (outage.error if outage is not None else None)
+        except PoolClosed:
+            raise self._closedError() from None
+        finally:
+            if queue.line is SHUT:
+                self._drain()
 
     def _build(self, resource: Resource) -> Resource:
         """Have the factory build what a vacancy stands for; return anything else as it is."""
@@ -245,6 +269,38 @@ class Pool(Generic[R]):
         self._adopt(slot, built)
         self._queue.fill(slot, built)
         return built
+
+    def _openInTurn(self, resource: Resource, giveUpAt: float) -> Resource | None:
+        """Open a held resource if it is its turn; if that fails, try again while there is time.
+
+        Returns it when it is open, or another one, also held, that came free meanwhile and is to
+        be used instead; None if another thread is trying to open: there is nothing but to wait.
+        """
+        queue = self._queue
+        while queue.claimTrial(resource._slot):
+            outage = self._outage
+            if outage is not None:
+                pause = min(outage.nextTryAt, giveUpAt) - self._clock()
+                if pause > 0.0:
+                    with contextlib.suppress(Empty):
+                        return queue.get(timeout=pause, isFirst=True)
+                if outage.nextTryAt > giveUpAt:
+                    raise PoolTimeout(
+                        f"pool {self.name!r}: {resource.name!r} could not be opened in time; the "
+                        f"last attempt failed with {outage.error!r}; {self._situation()}"
+                    ) from outage.error
+            try:
+                self._open(resource)
+                return resource
+            except Exception as error:
+                if not self.openRetryTime:
+                    raise
+                queue.isDoubtful = True
+                if queue.claimTrial(resource._slot):
+                    if self._outage is None:
+                        self._outage = Outage()
+                    self._outage.noteFailure(error, self._clock())
+        return None
 
     def _open(self, resource: Resource) -> None:
         """Run open(), count it, and set the limits that hold from now on."""
@@ -267,6 +323,9 @@ class Pool(Generic[R]):
         slot.countOpen(now - startedAt)
         self._noteOpened(resource, epoch, now)
         self._log(logging.DEBUG, "opened %r in %.3f s", resource.name, now - startedAt)
+        if self._queue.isDoubtful:
+            self._outage = None
+            self._queue.endDoubt()
 
     def _note(self, resource: Resource, reason: Reason, now: float) -> None:
         """Count what the user's code may have closed or opened by itself."""
@@ -275,6 +334,8 @@ class Pool(Generic[R]):
         if slot.openedAt is not None and (isNew or not resource._isOpen):
             slot.countClose(reason)
             self._log(logging.DEBUG, "closed %r: %s", resource.name, reason)
+            if self.openRetryTime and reason in (Reason.EXCEPTION, Reason.REPAIR):
+                self._queue.isDoubtful = True  # perhaps it is not this one alone
         if resource._isOpen and slot.openedAt is None:
             self._noteOpened(resource, self._epoch, now)
 

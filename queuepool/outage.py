@@ -1,0 +1,28 @@
+"""When to try again to open what cannot be opened at the moment."""
+
+from __future__ import annotations
+
+import random
+
+#: Seconds before the second attempt; doubled each time.
+FIRST_PAUSE = 0.1
+#: Seconds between two attempts at the most: what opens again is found open within a second.
+LONGEST_PAUSE = 0.95
+
+
+class Outage:
+    """Keep the schedule of attempts, from the first that failed to the first that succeeds.
+
+    Written only by the one thread that may try.
+    """
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+        self.nextTryAt = float("-inf")
+        self._pause = FIRST_PAUSE
+
+    def noteFailure(self, error: BaseException, now: float) -> None:
+        """Remember the last error and set the time of the next attempt, a bit at random."""
+        self.error = error
+        self.nextTryAt = now + self._pause * random.uniform(0.85, 1.0)
+        self._pause = min(2.0 * self._pause, LONGEST_PAUSE)
