@@ -271,7 +271,9 @@ class Load:
         try:
             self.pool: Any = ConnectionPool("demo", capacity, dsn, application_name=self.label)
         except Exception as error:
-            raise DemoError(f"the DSN is wrong: {oneLine(error)}") from error
+            # libpq repeats a URI that it cannot read, with the password in it.
+            message = oneLine(error).replace(oneLine(Exception(dsn)), "...")
+            raise DemoError(f"the DSN is wrong: {message}") from error
         self._workers = [Worker(self) for number in range(threads)]
         #: The process ids of the server's backends that requests were run on.
         self._backends: set[int] = set()

