@@ -47,6 +47,9 @@ class Dialog(SMTP):
         else:
             await super().smtp_RSET(arg)
 
+    async def smtp_NOOP(self, arg):
+        await self.push("421 closing" if self.server.goes else "250 here")
+
     async def smtp_QUIT(self, arg):
         self.server.quits += 1
         if self.server.dropsQuit:
@@ -77,7 +80,7 @@ class MailServer(Controller):
             authenticator=self._authenticate if users else None)
         self.users = dict(users)
         self.isBusy = self.refusesData = self.dropsData = False
-        self.refusesReset = self.dropsQuit = False
+        self.refusesReset = self.dropsQuit = self.goes = False
         self.resets = self.quits = 0
         self.dialogs = []
         self.mails = []

@@ -291,9 +291,10 @@ def test_drop_in_the_middle_of_data_fails_that_mail_only(plainServer, makePool,
     checkWhole(pool)
 
 
+@pytest.mark.parametrize("text", ["", "half a mai"])
 @pytest.mark.parametrize("closeOnException", [True, False])
 def test_interruption_in_the_middle_of_data_sends_no_half_mail(plainServer, makePool,
-                                                               closeOnException):
+                                                               closeOnException, text):
     """A QUIT or RSET would only be more text of the mail, and its reply never come."""
     pool = makePool(plainServer, starttls=False, closeOnException=closeOnException,
                     timeout=10 * PATIENCE)
@@ -302,7 +303,8 @@ def test_interruption_in_the_middle_of_data_sends_no_half_mail(plainServer, make
             smtp.mail("from@example.org")
             smtp.rcpt("to@example.org")
             assert smtp.docmd("DATA")[0] == 354
-            smtp.send("half a mai")
+            if text:
+                smtp.send(text)
             raise KeyboardInterrupt
     awaitTrue(lambda: plainServer.live == 0)
     assert plainServer.mails == []
@@ -383,13 +385,27 @@ def test_connection_that_its_user_quit_is_reopened(plainServer, makePool):
     assert plainServer.opens == 2
 
 
-def test_socket_that_its_user_closed_is_reopened(plainServer, makePool):
+@pytest.mark.parametrize("what", [["file"], ["file", "sock"]])
+def test_connection_whose_insides_its_user_closed_is_reopened(plainServer, makePool, what):
     pool = makePool(plainServer, starttls=False)
     with pool.take() as smtp:
-        smtp.file.close()
-        smtp.sock.close()
+        for each in what:
+            getattr(smtp, each).close()
     assert send(pool) == {}
     assert plainServer.opens == 2
+
+
+def test_connection_whose_server_says_that_it_goes_is_closed(plainServer, makePool):
+    pool = makePool(plainServer, starttls=False)
+    with pool.take() as smtp:
+        smtp.putcmd("VRFY")  # without an argument it is an error, which is no farewell
+        assert smtp.getreply()[0] == 501
+    assert pool.stats().open == 1
+    plainServer.goes = True
+    with pool.take() as smtp:
+        assert smtp.noop()[0] == 421
+    assert pool.stats().open == 0
+    assert plainServer.quits == 0
 
 
 # -- closing
