@@ -223,7 +223,7 @@ def test_a_time_out_says_who_how_many_and_how_long(clock):
     with pool.take(), pool.take(), pool.take(), pytest.raises(PoolTimeout) as caught:
         pool.take(timeout=0)
     assert str(caught.value) == (
-        "pool 'p': no resource came free in 0.000 s (timeout 0.0 s): "
+        "pool 'p': no resource came free in 0.000 s (timeout 0 s): "
         "capacity 3, taken 3, idle 0, waiting 0")
 
 
