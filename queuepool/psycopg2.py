@@ -27,9 +27,9 @@ except ImportError as error:
     raise ImportError(
         "queuepool.psycopg2 needs the driver psycopg2, which cannot be imported "
         f"({error}): pip install psycopg2-binary", name="psycopg2") from error
-from psycopg2.extensions import (
-    STATUS_READY, TRANSACTION_STATUS_ACTIVE, TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_UNKNOWN,
-    connection, cursor, make_dsn, parse_dsn)
+from psycopg2.extensions import (STATUS_READY, TRANSACTION_STATUS_ACTIVE, TRANSACTION_STATUS_IDLE,
+                                 TRANSACTION_STATUS_UNKNOWN, connection, cursor, make_dsn,
+                                 parse_dsn)
 
 IsolationLevel = Union[int, str, None]
 ServerState = Union[bool, str, None]
@@ -369,7 +369,8 @@ class ConnectionPool(Pool[Connection]):
                  closeOnException: CloseOnException = isConnectionError,
                  takeTimeout: float | None = 30.0, jitter: float = 0.1, **others: Any) -> None:
         poolOptions = {key: others.pop(key) for key in _POOL_OPTIONS & others.keys()}
-        make_dsn(**_withDefaults(name, dsn if isinstance(dsn, str) else None), **{
+        # Has libpq check all that is known already.
+        make_dsn(_buildDsn(name, None if callable(dsn) else dsn), **{
             key: value for key, value in others.items()
             if key not in FACTORIES and not callable(value)})
         super().__init__(
@@ -382,11 +383,8 @@ class ConnectionPool(Pool[Connection]):
 
 def _buildDsn(name: str, dsn: str | Callable[[], str] | None) -> str:
     """Return the DSN with the defaults for what it leaves out."""
-    return str(make_dsn(**_withDefaults(name, dsn() if callable(dsn) else dsn)))
-
-
-def _withDefaults(name: str, dsn: str | None) -> dict[str, Any]:
     defaults = {"fallback_application_name": name, **CONNECT_DEFAULTS}
     if "PGCONNECT_TIMEOUT" in os.environ:
         del defaults["connect_timeout"]
-    return {**defaults, **parse_dsn(dsn or "")}
+    given = parse_dsn((dsn() if callable(dsn) else dsn) or "")
+    return str(make_dsn(**{**defaults, **given}))

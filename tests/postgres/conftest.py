@@ -10,7 +10,8 @@ import psycopg2.extensions
 import pytest
 from pytest_postgresql import factories
 
-from queuepool.psycopg2 import Connection, ConnectionPool
+from queuepool.psycopg2 import ConnectionPool
+from tests.helpers import awaitTrue
 from tests.postgres.wire import Wire
 
 
@@ -80,34 +81,28 @@ class Admin:
         return self.query(statement, args)[0][0]
 
     def backends(self):
-        """How many connections the test's database has, but this one."""
+        """How many connections the test's database has that bear another name than this one."""
         return self.value("select count(*) from pg_stat_activity where datname = "
-                          "current_database() and pid <> pg_backend_pid()"
-                          " and application_name <> ''")
+                          "current_database() and application_name not in ('', 'admin')")
+
+    def count(self, pid, state):
+        """Whether this backend is there, and in this state."""
+        return self.value("select count(*) from pg_stat_activity where pid = %s and state = %s",
+                          (pid, state))
 
     def terminate(self, *pids):
         """End these backends and wait until they have ended."""
-        for pid in pids:
-            assert self.value("select pg_terminate_backend(%s, 10000)", (pid,))
+        self.query("select pg_terminate_backend(pid) from unnest(%s) as pid", (list(pids),))
+        awaitTrue(lambda: not self.value(
+            "select count(*) from pg_stat_activity where pid = any(%s)", (list(pids),)))
 
 
 @pytest.fixture
 def makePool(dsn):
     """Make pools that are closed at the test's end."""
     with contextlib.ExitStack() as stack:
-        def make(*args, capacity=1, cls=ConnectionPool, **kwargs):
-            return stack.enter_context(cls("pool", capacity, *(args or (dsn,)), **kwargs))
-        yield make
-
-
-@pytest.fixture
-def makeConnection(parameters):
-    """Make single connections, in no pool, that are closed at the test's end."""
-    with contextlib.ExitStack() as stack:
-        def make(*args, cls=Connection, **kwargs):
-            one = cls("one", *args, **{**parameters, **kwargs})
-            stack.callback(lambda: one.isOpen and one.close())
-            return one
+        def make(capacity=1, dsn=dsn, **kwargs):
+            return stack.enter_context(ConnectionPool("pool", capacity, dsn, **kwargs))
         yield make
 
 

@@ -1,0 +1,250 @@
+"""What take hands out: a connection that lives, known without asking the server."""
+
+import select
+import threading
+
+import psycopg2
+import pytest
+
+from queuepool import Pool, Reason
+from queuepool.psycopg2 import Connection
+from tests.helpers import runTogether
+
+
+def ask(conn):
+    with conn.cursor() as cur:
+        cur.execute("select 1")
+        assert cur.fetchone() == (1,)
+    conn.rollback()
+
+
+def takeAll(pool):
+    """Take all connections of a pool and put them back; return their backends' pids."""
+    taken = [pool.take() for _ in range(pool.capacity)]
+    pids = [each.resource.get_backend_pid() for each in taken]
+    for each in reversed(taken):
+        pool.put(each)
+    return pids
+
+
+def message(kind, *texts):
+    """Return a message of the PostgreSQL protocol."""
+    body = b"".join(text + b"\0" for text in texts)
+    return kind + (len(body) + 4).to_bytes(4, "big") + body
+
+
+def awaitReadable(conn):
+    assert select.select([conn], [], [], 30)[0]
+
+
+def test_with_hands_out_the_connection_of_psycopg2_itself(makePool):
+    pool = makePool()
+    with pool.take() as conn, conn, conn.cursor() as cur:
+        assert type(conn) is psycopg2.extensions.connection
+        cur.execute("create table t as select 1")
+    taken = pool.take()
+    assert type(taken) is Connection and taken.resource is conn
+    ask(taken.resource)
+    pool.put(taken)
+
+
+def test_a_clean_take_and_put_sends_nothing(makePool, wire, wireDsn):
+    pool = makePool(dsn=wireDsn)
+
+    def bytesOf(checkouts):
+        before = len(wire.said)
+        for _ in range(checkouts):
+            with pool.take():
+                pass
+        with pool.take() as conn:
+            ask(conn)  # its answer tells that all that was said before it was counted
+        return len(wire.said) - before
+
+    bytesOf(0)
+    assert bytesOf(100) == bytesOf(0)
+    assert pool.stats().opens == 1
+
+
+def test_opening_sends_no_statement_by_default(makePool, wire, wireDsn):
+    with makePool(dsn=wireDsn).take() as conn:
+        ask(conn)
+    assert wire.said.count(b"Q\0\0\0") == 3  # BEGIN, the question, ROLLBACK
+    assert b"SET" not in wire.said.upper().replace(b"TZ", b"")
+
+
+def test_a_connection_ended_by_the_server_is_replaced_without_asking(
+        makePool, admin, wire, wireDsn):
+    pool = makePool(dsn=wireDsn)
+    with pool.take() as conn:
+        ask(conn)
+    said = len(wire.said)
+    admin.terminate(conn.get_backend_pid())
+    awaitReadable(conn)
+    with pool.take() as other:
+        assert other is not conn
+        ask(other)
+    assert b"SHOW" not in wire.said[said:]
+    assert pool.stats().closesByReason[Reason.REPAIR] == 1
+
+
+def test_the_last_word_of_a_server_is_heard_though_the_connection_has_not_ended(
+        makePool, admin, wire, wireDsn):
+    wire.keepsEnds = True
+    pool = makePool(dsn=wireDsn)
+    with pool.take() as conn:
+        pid = conn.get_backend_pid()
+    admin.terminate(pid)
+    awaitReadable(conn)
+    with pool.take() as other:
+        assert other.get_backend_pid() != pid
+        ask(other)
+
+
+def test_ten_threads_on_ten_dead_connections_all_succeed(makePool, admin):
+    pool = makePool(10)
+    admin.terminate(*takeAll(pool))
+
+    def work():
+        with pool.take() as conn:
+            ask(conn)
+
+    runTogether(*[work] * 10)
+    assert pool.stats().openErrors == 0
+
+
+def test_a_notification_is_no_death_and_stays_for_the_next_user(makePool, admin):
+    pool = makePool(autocommit=True)
+    with pool.take() as conn, conn.cursor() as cur:
+        cur.execute("listen news")
+    admin.query("select pg_notify('news', 'a'), pg_notify('news', 'b')")
+    awaitReadable(conn)
+    with pool.take() as again:
+        assert again is conn
+        assert [each.payload for each in conn.notifies] == ["a", "b"]
+
+
+@pytest.mark.parametrize("unasked, isAsked", [
+    (message(b"S", b"TimeZone", b"Asia/Tokyo"), False),
+    (message(b"N", b"SWARNING", b"VWARNING", b"C01000", b"Mbeware", b""), True),
+], ids=["parameter", "notice"])
+def test_what_the_server_says_unasked_is_no_death(makePool, wire, wireDsn, unasked, isAsked):
+    pool = makePool(dsn=wireDsn)
+    with pool.take() as conn:
+        ask(conn)
+    wire.tell(unasked)
+    awaitReadable(conn)
+    with pool.take() as again:
+        assert again is conn
+        ask(again)
+        assert not conn.notices
+    assert (b"SHOW" in wire.said) is isAsked
+
+
+def test_without_poll_select_does(makePool, admin, monkeypatch):
+    monkeypatch.delattr(select, "poll")
+    pool = makePool()
+    with pool.take() as conn:
+        pass
+    with pool.take() as again:
+        assert again is conn
+    admin.terminate(conn.get_backend_pid())
+    with pool.take() as other:
+        assert other is not conn
+        ask(other)
+
+
+def test_what_lay_idle_for_long_is_asked_once(makePool, clock, wire, wireDsn):
+    pool = makePool(dsn=wireDsn, clock=clock, pingTime=30.0)
+    with pool.take() as conn:
+        pass
+    clock.advance(30.0)
+    with pool.take():
+        ask(conn)
+    assert b"SHOW" not in wire.said
+    clock.advance(30.1)
+    with pool.take() as again:
+        assert again is conn
+        assert conn.get_transaction_status() == 0
+    with pool.take():
+        ask(conn)
+    assert wire.said.count(b"SHOW") == 1
+
+
+def test_without_ping_time_nothing_is_asked(makePool, clock, wire, wireDsn):
+    pool = makePool(dsn=wireDsn, clock=clock, pingTime=None, maxIdleTime=None,
+                    maxOpenTime=None)
+    with pool.take() as conn:
+        pass
+    clock.advance(1e6)
+    with pool.take():
+        ask(conn)
+    assert b"SHOW" not in wire.said
+
+
+@pytest.mark.timeout(30)
+def test_a_silent_cut_costs_one_ping_timeout_and_not_one_a_connection(
+        makePool, clock, dsn, wire, wireDsn, monkeypatch):
+    ways = [wireDsn]
+    timers = []
+
+    class CountedTimer(threading.Timer):
+        def __init__(self, interval, function):
+            timers.append(interval)
+            super().__init__(interval, function)
+
+    monkeypatch.setattr(threading, "Timer", CountedTimer)
+    pool = makePool(3, lambda: ways[-1], clock=clock, pingTimeout=0.2)
+    old = takeAll(pool)
+    clock.advance(31.0)
+    wire.hold()
+    ways.append(dsn)
+    assert not set(takeAll(pool)) & set(old)
+    assert timers == [0.2]
+    closes = pool.stats().closesByReason
+    assert closes[Reason.REPAIR] == 1 and closes[Reason.INVALIDATED] == 2
+
+
+def test_a_ping_that_just_came_too_late_is_a_failed_one(makePool, clock, monkeypatch):
+    class LateTimer(threading.Timer):
+        """Fire when the answer is there already."""
+
+        def cancel(self):
+            self.function()
+            super().cancel()
+
+    pool = makePool(clock=clock)
+    with pool.take() as conn:
+        pass
+    clock.advance(31.0)
+    monkeypatch.setattr(threading, "Timer", LateTimer)
+    with pool.take() as other:
+        assert other is not conn
+        ask(other)
+
+
+def test_a_pool_of_ones_own_may_be_filled_with_connections(dsn, admin):
+    with Pool("plain", 2) as pool:
+        pool.put(Connection("a", "SERIALIZABLE", None, None, None, dsn, application_name="a"))
+        pool.put(Connection("b", application_name="b", dsn=dsn))
+        assert admin.backends() == 0
+        with pool.take() as conn, pool.take() as other:
+            ask(conn)
+            ask(other)
+            assert admin.backends() == 2
+
+
+def test_fifty_threads_share_ten_connections(makePool, admin):
+    pool = makePool(10)
+    admin.query("create table done (worker int, number int)")
+
+    def work(worker):
+        def run():
+            for number in range(10):
+                with pool.take() as conn, conn, conn.cursor() as cur:
+                    cur.execute("insert into done values (%s, %s)", (worker, number))
+        return run
+
+    runTogether(*(work(worker) for worker in range(50)))
+    assert admin.value("select count(distinct (worker, number)) from done") == 500
+    stats = pool.stats()
+    assert stats.takes == 500 and stats.opens <= 10 and admin.backends() == stats.open
