@@ -20,6 +20,8 @@ DEFAULT_SQL = ("SELECT count(*) FROM pg_catalog.pg_class c "
                "JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid")
 
 EPILOG = """\
+The report's "wait" is the time that a request waited for its connection, "request" all of its
+time, until it gave the connection back. A request that fails is counted, never tried again.
 Ends after --seconds, or earlier with Ctrl-C; both end with the report.
 Exit codes: 0 after a report (also with Ctrl-C), 1 when it cannot run or no request succeeded,
 2 for wrong options.

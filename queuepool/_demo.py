@@ -88,7 +88,10 @@ def embeddedServer(wishes: SimpleQueue[int]) -> Iterator[str]:
     A terminal sends Ctrl-C to the programs that start the server, too: what fails because of
     that is not told as a failure.
     """
-    folder = Path(tempfile.mkdtemp(prefix="queuepool-"))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="queuepool-"))
+    except OSError as error:
+        raise DemoError(f"no place for the embedded PostgreSQL: {oneLine(error)}") from error
     # For the server's package, whose own handler runs before this one and makes folders again.
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     try:
@@ -228,12 +231,13 @@ class Worker:
     failures: list[Failure] = field(default_factory=list)
     #: Whether its last request was cancelled, because it did not come to its end in time.
     isCut: bool = False
-    thread: threading.Thread = field(init=False)
+    thread: threading.Thread | None = None
 
     def begin(self) -> None:
         """Start the thread."""
-        self.thread = threading.Thread(target=self._run, daemon=True)
-        self.thread.start()
+        thread = threading.Thread(target=self._run, daemon=True)
+        thread.start()
+        self.thread = thread
 
     def _run(self) -> None:
         load = self.load
@@ -320,8 +324,11 @@ class Load:
         self._startedAt = now()
         self._seen = (self._startedAt, self._seen[1])
         self.pool.startRecycler()
-        for worker in self._workers:
-            worker.begin()
+        try:
+            for worker in self._workers:
+                worker.begin()
+        except RuntimeError as error:
+            raise DemoError(f"--threads {len(self._workers)}: {oneLine(error)}") from error
 
     def watch(self, seconds: float, isChaotic: bool, wishes: SimpleQueue[int],
               show: Callable[[Sample], float]) -> None:
@@ -359,8 +366,8 @@ class Load:
                 threading.Thread(target=_cancel, args=(conn,), daemon=True).start()
             self.pool.close(timeout=GRACE)
         deadline = now() + GRACE
-        if self._startedAt:
-            for worker in self._workers:
+        for worker in self._workers:
+            if worker.thread is not None:
                 worker.thread.join(max(0.0, deadline - now()))
         self._endedAt = now()
 
@@ -434,7 +441,8 @@ class Load:
                                    "the server's backends"),
         ]
         cut = sum(worker.isCut for worker in self._workers)
-        hanging = sum(worker.thread.is_alive() for worker in self._workers)
+        hanging = sum(worker.thread is not None and worker.thread.is_alive()
+                      for worker in self._workers)
         if cut or hanging:
             facts.insert(3, ("cut off at the end", f"{cut:,} cancelled, {hanging:,} that hang"))
         return Summary(facts, {
@@ -462,7 +470,7 @@ def _cancel(conn: Any) -> None:
 
 def cause(error: BaseException) -> str:
     """Name the first of chained errors: on a dead connection the rollback fails, too."""
-    while error.__context__ is not None:
+    while error.__context__ is not None and not error.__suppress_context__:
         error = error.__context__
     return type(error).__name__
 

@@ -8,13 +8,16 @@ import sys
 import threading
 import types
 
+import psycopg2
 import pytest
 
-from queuepool import _demo
+from queuepool import PoolTimeout, _demo
 from tests.helpers import PATIENCE, awaitTrue
 from tests.helpers import start as startThread
 
 SMALL = ["--threads", "6", "--capacity", "3"]
+#: Long enough for a connection not to reach the pool's maxUsageCount in a test.
+SLOW = ["--sql", "select pg_sleep(0.002)"]
 
 
 def number(text):
@@ -24,7 +27,7 @@ def number(text):
 # -- what it measures
 
 def test_run_on_the_embedded_server(run):
-    outcome = run("--seconds", "0.6", *SMALL)
+    outcome = run("--seconds", "1", *SLOW, *SMALL)
     assert (outcome.code, outcome.err) == (0, "")
     assert "PostgreSQL 18." in outcome.out and "(embedded)" in outcome.out
     assert number(outcome.fact("requests")) > 0
@@ -35,7 +38,7 @@ def test_run_on_the_embedded_server(run):
 
 
 def test_no_chaos(run):
-    outcome = run("--seconds", "0.2", "--no-chaos", *SMALL)
+    outcome = run("--seconds", "0.5", "--no-chaos", *SLOW, *SMALL)
     assert outcome.code == 0
     assert "chaos" not in outcome.out
     assert outcome.fact("failed requests") == "0"
@@ -59,7 +62,7 @@ def test_dsn_and_sql_run_without_chaos_and_commit(run, serverDsn, admin):
 
 def test_chaos_ends_no_session_but_its_own(run, serverDsn, admin):
     before = admin("select pg_backend_pid()")
-    outcome = run("--dsn", serverDsn, "--chaos", "--seconds", "0.6", *SMALL)
+    outcome = run("--dsn", serverDsn, "--chaos", "--seconds", "1.5", *SLOW, *SMALL)
     assert outcome.code == 0
     assert "terminated all 3 backends" in outcome.fact("chaos")
     assert number(outcome.fact("server connections")) == 6
@@ -106,6 +109,17 @@ def test_chaos_that_fails_is_told(run, serverDsn, monkeypatch):
     outcome = run("--dsn", serverDsn, "--chaos", "--seconds", "0.2", *SMALL)
     assert outcome.code == 0
     assert outcome.fact("chaos") == "chaos failed: no room"
+
+
+def test_failure_is_named_by_the_error_that_came_first(serverDsn):
+    load = _demo.Load(serverDsn, "select 1", 1, 1)
+    with load.pool.take(), pytest.raises(PoolTimeout) as timeout:
+        load.pool.take(timeout=0.01)
+    assert _demo.cause(timeout.value) == "PoolTimeout"
+    with pytest.raises(psycopg2.InterfaceError) as masked, load.pool.take() as conn:
+        load._sql = f"select pg_terminate_backend({conn.get_backend_pid()})"
+        load.execute(conn)
+    assert _demo.cause(masked.value) != "InterfaceError"
 
 
 def test_percentiles_are_exact():
@@ -234,6 +248,27 @@ def test_wrong_sql_is_told_in_one_line(run, serverDsn, sql):
     assert "the SQL does not work" in outcome.err
 
 
+def test_more_threads_than_there_can_be(run, serverDsn, monkeypatch):
+    begin = _demo.Worker.begin
+
+    def beginSome(worker):
+        if worker is worker.load._workers[3]:
+            raise RuntimeError("can't start new thread")
+        begin(worker)
+
+    monkeypatch.setattr(_demo.Worker, "begin", beginSome)
+    outcome = run("--dsn", serverDsn, *SMALL)
+    outcome.checkOneLine(1)
+    assert "--threads 6: can't start new thread" in outcome.err
+
+
+def test_no_place_for_the_server(run, monkeypatch, folder):
+    monkeypatch.setattr("tempfile.tempdir", str(folder / "missing"))
+    outcome = run()
+    outcome.checkOneLine(1)
+    assert "no place" in outcome.err
+
+
 def test_help_tells_the_exit_codes(run):
     outcome = run("--help")
     assert outcome.code == 0
@@ -282,12 +317,19 @@ def test_without_rich_a_terminal_gets_plain_lines(run, terminal, serverDsn, monk
 
 
 def test_live_table_shows_the_chaos_and_failures(run, terminal, serverDsn):
-    outcome = run("--dsn", serverDsn, "--chaos", "--seconds", "1.5", *SMALL, stdout=terminal)
+    outcome = run("--dsn", serverDsn, "--chaos", "--seconds", "1.5", *SLOW, *SMALL,
+                  stdout=terminal)
     assert outcome.code == 0
     live, report = terminal.getvalue().split("Report")
     assert "terminated all 3 backends" in live
     assert "request p50" in live and "p99" in live
     assert "requests per second" in report
+
+
+def test_embedded_run_before_a_terminal(run, terminal):
+    outcome = run("--seconds", "0.2", "--no-chaos", *SMALL, stdout=terminal)
+    assert outcome.code == 0
+    assert "Starting an embedded PostgreSQL" in terminal.getvalue()
 
 
 def test_live_table_in_a_terminal_without_unicode(run, terminal, serverDsn, monkeypatch):

@@ -12,7 +12,8 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="process groups 
 
 
 def test_embedded_run_reports_in_plain_lines_and_leaves_nothing(start):
-    process = start("--seconds", "1", "--threads", "6", "--capacity", "3")
+    process = start("--seconds", "1", "--threads", "6", "--capacity", "3",
+                    "--sql", "select pg_sleep(0.002)")
     outcome = process.outcome()
     assert (outcome.code, outcome.err) == (0, "")
     assert "\x1b" not in outcome.out and "\r" not in outcome.out
