@@ -6,7 +6,7 @@ import sys
 import textwrap
 import threading
 import weakref
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 import pytest
 
@@ -55,11 +55,19 @@ def test_it_recycles_every_interval(pool, clock, world):
     assert world.live == 0
 
 
-def test_it_waits_for_the_interval(pool, clock, world):
+def test_it_sleeps_the_interval_before_each_round(pool, clock, world):
+    class Wake:
+        """Let the first sleep pass, and end the second."""
+
+        def get(self, timeout):
+            sleeps.append((timeout, world.live))
+            if len(sleeps) == 1:
+                raise Empty
+
+    sleeps = []
     clock.advance(301.0)
-    pool.startRecycler(NEVER)
-    pool.stopRecycler()
-    assert world.live == 1
+    _run(weakref.ref(pool), Wake(), 60.0)
+    assert sleeps == [(60.0, 1), (60.0, 0)]
 
 
 def test_its_thread_is_a_daemon_with_the_pools_name(pool):
