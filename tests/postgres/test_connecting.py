@@ -384,16 +384,17 @@ def test_a_fork_leaves_the_parents_connections_alone(dsn, admin):
     awaitTrue(lambda: admin.backends() == 0)
 
 
-def test_without_the_driver_the_import_says_what_to_install():
+@pytest.mark.parametrize("module", ["psycopg2", "psycopg2cm"])
+def test_without_the_driver_the_import_says_what_to_install(module):
     out = runPython("""
-        import sys
+        import importlib, sys
         sys.modules["psycopg2"] = None
         import queuepool
         try:
-            import queuepool.psycopg2
+            importlib.import_module("queuepool." + sys.argv[1])
         except ImportError as error:
             print(error.name, error)
-        """)
+        """, module)
     assert out.startswith("psycopg2 ") and "pip install psycopg2-binary" in out
 
 
