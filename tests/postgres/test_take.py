@@ -146,9 +146,9 @@ def test_a_connection_closed_after_its_put_is_opened_again(makePool):
     with pool.take() as conn:
         ask(conn)
     number = conn.fileno()
-    conn.close()
     silent, other = socket.socketpair()
     with silent, other:
+        conn.close()
         os.dup2(silent.fileno(), number)  # the descriptor is somebody else's now
         try:
             with pool.take() as fresh:
