@@ -177,7 +177,6 @@ def test_close_against_start_recycler(world):
         pool = makePool(world)
         runTogether(startIt, pool.close)
         pool.stopRecycler()
-    del pool
     awaitTrue(lambda: set(threading.enumerate()) <= threads)
 
 
