@@ -10,7 +10,7 @@ import pytest
 
 from queuepool import Pool, Reason
 from queuepool.psycopg2 import Connection
-from tests.helpers import runTogether
+from tests.helpers import awaitTrue, runTogether
 
 
 def ask(conn):
@@ -37,6 +37,13 @@ def message(kind, *texts):
 
 def awaitReadable(conn):
     assert select.select([conn], [], [], 30)[0]
+
+
+def awaitEnd(conn):
+    """Wait until the server's end of the socket is closed, and not only its last word here."""
+    poller = select.poll()
+    poller.register(conn.fileno(), 0)
+    awaitTrue(lambda: poller.poll(0))  # POLLHUP needs no asking
 
 
 def test_with_hands_out_the_connection_of_psycopg2_itself(makePool):
@@ -81,7 +88,7 @@ def test_a_connection_ended_by_the_server_is_replaced_without_asking(
     with pool.take() as conn:
         ask(conn)
     admin.terminate(conn.get_backend_pid())
-    awaitReadable(conn)
+    awaitEnd(conn)
     with pool.take() as other:
         assert other is not conn
         ask(other)
