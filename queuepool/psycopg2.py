@@ -182,12 +182,14 @@ class Connection(Resource):
         except psycopg2.Error:
             self.close()
             return
-        if not isDoubtful and self.pingTime is not None:
+        isRested = False
+        if self.pingTime is not None:
             idleTime = self.idleTime
-            isDoubtful = idleTime is not None and idleTime > self.pingTime
-        if isDoubtful and not self._answers(conn):
+            isRested = idleTime is not None and idleTime > self.pingTime
+        if (isRested or isDoubtful) and not self._answers(conn):
             self.close()
-            self._invalidate(self._slot.epoch)
+            if isRested:  # else it was its own end that was told
+                self._invalidate(self._slot.epoch)
 
     def putRepair(self) -> None:
         """Roll back what is under way, set changed settings back, do what ``reset`` says.

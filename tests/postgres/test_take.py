@@ -98,7 +98,8 @@ def test_a_connection_ended_by_the_server_is_replaced_without_asking(
 def test_the_last_word_of_a_server_is_heard_though_the_connection_has_not_ended(
         makePool, admin, wire, wireDsn):
     wire.keepsEnds = True
-    pool = makePool(dsn=wireDsn)
+    pool = makePool(2, wireDsn)
+    takeAll(pool)
     with pool.take() as conn:
         pid = conn.get_backend_pid()
     admin.terminate(pid)
@@ -106,6 +107,8 @@ def test_the_last_word_of_a_server_is_heard_though_the_connection_has_not_ended(
     with pool.take() as other:
         assert other.get_backend_pid() != pid
         ask(other)
+    closes = pool.stats().closesByReason
+    assert closes[Reason.REPAIR] == 1 and closes[Reason.INVALIDATED] == 0
 
 
 def test_ten_threads_on_ten_dead_connections_all_succeed(makePool, admin):
