@@ -42,7 +42,7 @@ def serverDsn():
 @pytest.fixture
 def admin(serverDsn):
     """Run statements beside the demo; tell what the only column of each row holds."""
-    with contextlib.closing(psycopg2.connect(serverDsn)) as conn:
+    with contextlib.closing(psycopg2.connect(serverDsn, application_name="admin")) as conn:
         conn.autocommit = True
 
         def query(statement):
@@ -134,17 +134,24 @@ class Process:
         return Outcome(self.popen.returncode, self.seen + out, err)
 
     def checkNothingLeft(self):
-        """Check that no file is left in the temporary folder, and no process that works there."""
-        assert os.listdir(self.folder) == []
-        awaitTrue(lambda: not self.processes())
+        checkNothingLeft(self.folder)
 
-    def processes(self):
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if any(str(self.folder) in part for part in process.cmdline()):
-                    found.append(process)
-        return found
+
+def checkNothingLeft(folder):
+    """Check that no file is left in the temporary folder, and no process that works there."""
+    assert os.listdir(folder) == []
+    # Not for long: a server ends by itself, later, when it finds that its folder is gone.
+    awaitTrue(lambda: not processesIn(folder), patience=0.05)
+
+
+def processesIn(folder):
+    """The processes that have the folder on their command line."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if any(str(folder) in part for part in process.cmdline()):
+                found.append(process)
+    return found
 
 
 @pytest.fixture
@@ -168,5 +175,5 @@ def start(folder):
         for stream in (process.popen.stdout, process.popen.stderr):
             if stream is not None:
                 stream.close()
-        for left in process.processes():
+        for left in processesIn(folder):
             left.kill()

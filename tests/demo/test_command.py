@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ import psycopg2
 import pytest
 
 from queuepool import PoolTimeout, _demo
+from tests.demo.conftest import checkNothingLeft
 from tests.helpers import PATIENCE, awaitTrue
 from tests.helpers import start as startThread
 
@@ -35,6 +37,12 @@ def test_run_on_the_embedded_server(run):
     failed = outcome.fact("failed requests")
     assert failed == "0" or failed.endswith("), all in flight when the backends were terminated")
     assert number(failed) <= 3
+
+
+def test_embedded_server_has_ended_when_the_run_ends(run, serverDsn, folder, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    assert run("--seconds", "0.1", *SMALL).code == 0
+    checkNothingLeft(folder)
 
 
 def test_no_chaos(run):
@@ -382,6 +390,19 @@ def test_server_that_ctrl_c_kept_from_starting_is_no_failure(run, monkeypatch, w
     outcome = run()
     assert (outcome.code, outcome.err) == (0, "")
     assert outcome.out.endswith("Stopped before the first request.\n")
+
+
+def test_ctrl_c_does_not_reach_the_programs_that_end_the_server(run, monkeypatch, serverDsn):
+    script = "import os, signal; os.kill(os.getpid(), signal.SIGINT)"
+    codes = []
+    server = types.SimpleNamespace(
+        get_uri=lambda: serverDsn,
+        cleanup=lambda: codes.append(subprocess.call([sys.executable, "-c", script])))
+    fakeServer(monkeypatch, lambda data, cleanup_mode: server)
+    before = signal.getsignal(signal.SIGINT)
+    assert run("--seconds", "0.1", *SMALL).code == 0
+    assert codes == [0]
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.parametrize("before", [None, "/somewhere"])

@@ -8,6 +8,9 @@ import sys
 
 import pytest
 
+from tests.demo.conftest import processesIn
+from tests.helpers import awaitTrue
+
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="process groups are Unix's")
 
 
@@ -39,6 +42,16 @@ def test_signal_ends_with_the_report_and_leaves_nothing(start, number):
 def test_ctrl_c_while_the_server_starts_leaves_nothing(start):
     process = start()
     process.awaitLine("Starting")
+    process.signalGroup(signal.SIGINT)
+    outcome = process.outcome()
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.endswith("Stopped before the first request.\n")
+    process.checkNothingLeft()
+
+
+def test_ctrl_c_that_ends_the_servers_own_programs_leaves_nothing(start, folder):
+    process = start()
+    awaitTrue(lambda: any("initdb" in one.name() for one in processesIn(folder)))
     process.signalGroup(signal.SIGINT)
     outcome = process.outcome()
     assert (outcome.code, outcome.err) == (0, "")
