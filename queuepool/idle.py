@@ -12,7 +12,8 @@ store, ``pop``, ``popitem`` and ``copy``, a deque's ``append``, ``appendleft``, 
 - *The place holds the only reference.* An interruption between two steps drops what was in
   transit, and what is dropped comes back by itself: a resource through its Watch, as a vacancy of
   its slot; a place in line through its weak reference, which tells the waiter to stand first in
-  line again.
+  line again. Should an interruption prevent even that, or fall between laying down and looking:
+  whoever waits looks again every second.
 
 So the queue may be used where locks may not: in a signal handler, in a weak reference's callback.
 """
@@ -53,6 +54,9 @@ def _nobody(item: Any) -> None:
     """Stand where no waiter does."""
 
 
+#: Seconds after which one who waits looks whether an interruption made others forget something.
+LOOK_AGAIN_TIME = 1.0
+
 #: The line of a queue that was shut: never empty, so that every put and take looks at it.
 SHUT: deque[Give] = deque([_nobody])
 
@@ -65,14 +69,19 @@ class IdleQueue(queue.LifoQueue[Resource]):
     a comparison with the capacity, nothing else.
     """
 
-    def __init__(self, capacity: int, dropped: Callable[[Watch], None]) -> None:
+    def __init__(self, name: str, capacity: int, dropped: Callable[[Watch], None],
+                 mend: Callable[[], None]) -> None:
         super().__init__(capacity)
+        self.name = name
+        #: Called by the garbage collector for each member that is dropped.
         self._dropped = dropped
+        #: Called now and then by those who wait, when nothing of the queue is in the making.
+        self._mend = mend
         #: Idle resources by slot, the coldest first.
         self.open: dict[Slot, Resource] = {}
         self.closed: dict[Slot, Resource] = {}
-        #: Every slot of the pool, with the watch on the resource that fills it.
-        self.members: dict[Slot, Watch] = {}
+        #: Every slot of the pool, by the watch on the resource that fills it.
+        self.members: dict[Watch, Slot] = {}
         #: How to give to those who wait, the first first; SHUT when the pool is closed.
         self.line: deque[Give] = deque()
         #: Whether it is in doubt that closed ones can be opened: they go out one at a time then.
@@ -93,16 +102,22 @@ class IdleQueue(queue.LifoQueue[Resource]):
 
     def fill(self, slot: Slot, resource: Resource) -> None:
         """Make a held resource the one that fills this slot of a member."""
+        former = slot.watch
         resource._slot = slot
-        watch = Watch(resource, self._dropped)
-        watch.slot = slot
-        self.members[slot] = watch
+        slot.watch = Watch(resource, self._dropped)
+        self.members[slot.watch] = slot
+        if former is not None:
+            self.members.pop(former, None)
 
     def admit(self, slot: Slot, resource: Resource) -> None:
         """Make a new resource a member, held by the caller; PoolError if there is no room."""
         with self.mutex:
+            if resource._slot is not NOWHERE:
+                raise PoolError(f"pool {self.name!r}: {resource.name!r} was put already")
             if len(self.members) >= self.maxsize:
-                raise PoolError(f"it already has all {self.maxsize} resources of its capacity")
+                raise PoolError(
+                    f"pool {self.name!r}: {resource.name!r} was not put: it already has all "
+                    f"{self.maxsize} resources of its capacity")
             self.fill(slot, resource)
 
     @property
@@ -117,21 +132,32 @@ class IdleQueue(queue.LifoQueue[Resource]):
             with self.mutex:
                 if not self.isOverfull:
                     return False
-                self.members.pop(slot, None)
+                self._remove(slot)
         else:
-            self.members.pop(slot, None)
+            self._remove(slot)
         resource._slot = NOWHERE
         self.endTrial(slot)
-        self._noteEnd()
+        self.noteEnd()
         return True
 
-    def forget(self, slot: Slot) -> None:
-        """Let a slot go whose resource was dropped. Takes no lock."""
-        self.members.pop(slot, None)
-        self.endTrial(slot)
-        self._noteEnd()
+    def _remove(self, slot: Slot) -> None:
+        if slot.watch is not None:
+            self.members.pop(slot.watch, None)
+            slot.watch = None
 
-    def _noteEnd(self) -> None:
+    def forget(self, watch: Watch) -> Slot | None:
+        """Let a member go whose resource was dropped; None if another thread has done so.
+
+        Takes no lock. The caller notes the end, when it has put another in its place or not.
+        """
+        slot = self.members.pop(watch, None)
+        if slot is not None:
+            slot.watch = None
+            self.endTrial(slot)
+        return slot
+
+    def noteEnd(self) -> None:
+        """Tell those who wait for the end of a shut queue if the last member is gone."""
         if self.line is SHUT and not self.members:
             self.ended.put(None)
 
@@ -147,8 +173,8 @@ class IdleQueue(queue.LifoQueue[Resource]):
 
     def isMember(self, resource: Resource) -> bool:
         """Tell whether the resource fills a slot of this queue's members."""
-        watch = self.members.get(resource._slot)
-        return watch is not None and watch() is resource
+        watch = resource._slot.watch
+        return watch is not None and watch in self.members and watch() is resource
 
     def placeOf(self, resource: Resource) -> Place:
         """Tell where a resource is; a moment later it may be somewhere else."""
@@ -160,12 +186,6 @@ class IdleQueue(queue.LifoQueue[Resource]):
         if slot in self.open or slot in self.closed:
             return Place.IDLE
         return Place.HELD
-
-    def vacate(self, slot: Slot) -> None:
-        """Lay a vacancy down for a slot whose resource was dropped. Takes no lock."""
-        vacancy = Vacancy(slot.name)
-        self.fill(slot, vacancy)
-        self.put(vacancy)
 
     # -- in and out
 
@@ -260,45 +280,64 @@ class IdleQueue(queue.LifoQueue[Resource]):
         if not block and self.line is not SHUT:
             raise Empty
         deadline = None if timeout is None else monotonic() + timeout
-        resource = self._stand(timeout, isFirst)
+        resource = self._stand(deadline, isFirst)
         while resource is None:
-            if deadline is not None:
-                timeout = max(0.0, deadline - monotonic())
-            resource = self._stand(timeout, isFirst=True)
+            resource = self._stand(deadline, isFirst=True)
         return resource
 
-    def _stand(self, timeout: float | None, isFirst: bool = False) -> Resource | None:
-        """Stand in line for up to timeout seconds; None means: look again, stand first.
+    def _stand(self, deadline: float | None, isFirst: bool) -> Resource | None:
+        """Stand in line until the deadline; None means: look again, stand first.
 
         Whoever takes a place out of the line has to give: the giver, or the waiter who leaves.
         A place that is lost on the way (its giver was interrupted, the line was cleared) says so.
         """
         line = self.line
         if line is SHUT:
-            raise PoolClosed
+            raise self.closedError()
         box: SimpleQueue[Resource | ref[Give]] = SimpleQueue()
         give: Give = partial(box.put)
         lost = ref(give, box.put)
         try:
             (line.appendleft if isFirst else line.append)(give)
             give = _nobody  # now only the line refers to it, and then its giver
-            if self.line is not line:
-                raise PoolClosed
             self.serve()
-            item: Resource | ref[Give] = box.get(timeout=timeout)
-            return item if isinstance(item, Resource) else None
+            while self.line is line:
+                seconds = self._secondsToNextLook(deadline)
+                try:
+                    item = box.get(timeout=seconds)
+                except Empty:
+                    self._mend()
+                    self.serve()
+                else:
+                    return item if isinstance(item, Resource) else None
+            raise self.closedError()
         except BaseException as error:
             try:
                 line.remove(lost() or _nobody)
             except ValueError:
                 # It was taken out of the line: what it was given is in the box or about to be.
                 give = _nobody
+                if lost() is None:
+                    box.put(lost)  # perhaps it was told already
                 item = box.get()
                 if isinstance(item, Resource):
                     if isinstance(error, Empty):
                         return item
                     self.put(item)
             raise
+
+    def _secondsToNextLook(self, deadline: float | None) -> float:
+        """Return how long to wait before the next look; raise Empty at the deadline."""
+        if deadline is None:
+            return LOOK_AGAIN_TIME
+        seconds = deadline - monotonic()
+        if seconds <= 0.0:
+            raise Empty
+        return min(seconds, LOOK_AGAIN_TIME)
+
+    def closedError(self) -> PoolClosed:
+        """Return what is raised once the queue is shut."""
+        return PoolClosed(f"pool {self.name!r} is closed")
 
     def waiting(self) -> int:
         """Tell how many stand in line."""

@@ -22,7 +22,7 @@ from threading import get_ident
 from types import TracebackType
 from typing import Any, Generic, TypeVar, Union, cast
 
-from queuepool.errors import PoolClosed, PoolError, PoolTimeout
+from queuepool.errors import PoolError, PoolTimeout
 from queuepool.idle import SHUT, IdleQueue, Vacancy
 from queuepool.outage import Outage
 from queuepool.recycler import Recycler
@@ -113,10 +113,10 @@ class Pool(Generic[R]):
         self._spareSlots: list[Slot] = []
         #: At most one entry, "thread"; setdefault and pop decide who starts and stops it.
         self._recycler: dict[str, Recycler] = {}
-        self._queue = IdleQueue(capacity, self._dropped)
+        self._queue = IdleQueue(name, capacity, self._dropped, self._mend)
         if factory is not None:
-            self._addVacancies()
-            for slot in reversed(list(self._queue.members)):
+            self._mend()
+            for slot in reversed(list(self._queue.members.values())):
                 self._queue.layDown(self._build(self._queue.closed.pop(slot)))
         _pools.add(self)
 
@@ -202,7 +202,7 @@ class Pool(Generic[R]):
                 self._settle(closed)
                 isFirst = True
             if queue.line is SHUT:
-                raise self._closedError()
+                raise queue.closedError()
             if self.leakTrace:
                 slot.trace = "".join(traceback.format_stack(sys._getframe(2)))
             slot.takes += 1
@@ -217,6 +217,8 @@ class Pool(Generic[R]):
                         self._close(resource, Reason.REPAIR)
                 finally:
                     self._settle(resource)
+            if queue.line is SHUT:
+                self._drain()
             raise
 
     def _wait(self, now: float, startedAt: float, deadline: float,
@@ -249,11 +251,6 @@ class Pool(Generic[R]):
                 f"pool {self.name!r}: no resource came free in {self._clock() - startedAt:.3f} s "
                 f"(timeout {deadline - startedAt:g} s): {self._situation()}"
             ) from (outage.error if outage is not None else None)
-        except PoolClosed:
-            raise self._closedError() from None
-        finally:
-            if queue.line is SHUT:
-                self._drain()
 
     def _build(self, resource: Resource) -> Resource:
         """Have the factory build what a vacancy stands for; return anything else as it is."""
@@ -342,9 +339,11 @@ class Pool(Generic[R]):
     def _noteOpened(self, resource: Resource, epoch: object, now: float) -> None:
         """Count what is open from now on, and set its limits."""
         slot = resource._slot
-        slot.opens += 1
+        if slot.openedAt is not None:  # its close was interrupted before it was counted
+            slot.countClose(Reason.EXCEPTION)
+        slot.opens, slot.openedAt = slot.opens + 1, now
+        slot.lastUsedAt = now
         slot.openings = resource._openings
-        slot.openedAt = slot.lastUsedAt = now
         slot.takesAtOpen = slot.takes
         slot.takesLimit = slot.takes + self._maxUsageCount
         slot.retireAt = now + self._maxOpenTime * (1.0 - self._jitter * random.random())
@@ -374,15 +373,14 @@ class Pool(Generic[R]):
                 f"pool {self.name!r}: {resource.name!r} belongs to pool {owner.name!r}, where it "
                 f"is {owner._queue.placeOf(resource).value}; put it back there")
         if self.closed:
-            raise self._closedError()
+            raise self._queue.closedError()
         slot = self._popSpare()
         slot.name = resource.name
         try:
             self._queue.admit(slot, resource)
-        except PoolError as error:
+        except PoolError:
             self._spareSlots.append(slot)
-            raise PoolError(
-                f"pool {self.name!r}: {resource.name!r} was not put: {error}") from None
+            raise
         self._adopt(slot, resource)
         self._finish(resource, None, self._clock())
 
@@ -490,11 +488,10 @@ class Pool(Generic[R]):
         return None
 
     def _close(self, resource: Resource, reason: Reason) -> None:
-        """Run close() if the resource is open; it counts as closed whatever comes of that."""
-        if not resource._isOpen:
-            return
+        """Run close() if the resource is open; it is closed and counted whatever comes of that."""
         try:
-            resource.close()
+            if resource._isOpen:
+                resource.close()
         except BaseException as error:
             resource.resource = None
             resource._slot.closeErrors += 1
@@ -562,32 +559,59 @@ class Pool(Generic[R]):
     def _dropped(self, watch: Watch) -> None:
         """Bring the slot of a dropped resource back.
 
-        Called by the garbage collector, in any thread at any moment: takes no lock, and every
-        slot is back before anything is said about it.
+        Called by the garbage collector, in any thread at any moment: takes no lock, and the slot
+        is back before anything is said about it.
         """
-        slot = watch.slot
         queue = self._queue
-        if sys.is_finalizing() or queue.members.get(slot) is not watch:
+        slot = None if sys.is_finalizing() else queue.forget(watch)
+        if slot is None:
             return
-        takenAt, trace = slot.takenAt, slot.trace
+        name, takenAt, trace = slot.name, slot.takenAt, slot.trace
         if slot.openedAt is not None:
             slot.countClose(Reason.DROPPED)
-        slot.takenAt = slot.trace = None
+        self._spareSlots.append(slot)
         if self._factory is not None and queue.line is not SHUT:
-            queue.vacate(slot)
+            self._addVacancy(name)
             after = "its slot is filled anew"
         else:
-            queue.forget(slot)
-            self._spareSlots.append(slot)
             after = "its slot is free: put another one"
-        if queue.line is SHUT:
-            self._drain()
+        queue.noteEnd()
         if takenAt is None:
             return  # an interruption dropped it inside the pool
-        message = (f"{slot.name!r} was taken and dropped, and never put back; {after}"
+        message = (f"{name!r} was taken and dropped, and never put back; {after}"
                    + (f". It was taken here:\n{trace}" if trace else ""))
         self._warn("%s", message)
         warnings.warn(f"pool {self.name!r}: {message}", ResourceWarning, stacklevel=2)
+
+    def _mend(self) -> None:
+        """Bring the members to the number there should be, whatever was interrupted or resized."""
+        queue = self._queue
+        for watch in list(queue.members):
+            if watch() is None:
+                self._dropped(watch)
+        if queue.line is SHUT:
+            return
+        if self._factory is not None and len(queue.members) < queue.maxsize:
+            names = {slot.name for slot in list(queue.members.values())}
+            number = 0
+            while len(queue.members) < queue.maxsize:
+                name = f"{self.name}-{number}"
+                number += 1
+                if name not in names:
+                    self._addVacancy(name)
+        self._trim()
+
+    def _addVacancy(self, name: str) -> None:
+        """Lay a vacancy down. Takes no lock: if two add one too many, _trim mends it."""
+        slot = self._popSpare()
+        slot.name = name
+        vacancy = Vacancy(name)
+        self._adopt(slot, vacancy)
+        queue = self._queue
+        queue.fill(slot, vacancy)
+        queue.put(vacancy)
+        if queue.line is SHUT and queue.closed.pop(slot, None) is not None:
+            queue.dismiss(vacancy)
 
     # -- the whole pool
 
@@ -598,6 +622,7 @@ class Pool(Generic[R]):
         live resources stay where they are, so nobody waits for it. Failures of hooks are logged.
         """
         now = self._clock()
+        self._mend()
         self._closeDue(now)
         self._openMissing()
         self._reportOverdue(now)
@@ -638,7 +663,7 @@ class Pool(Generic[R]):
         """Warn once of each resource that is out for too long or whose thread has ended."""
         frames = sys._current_frames()
         threads = {thread.ident: thread.name for thread in threading.enumerate()}
-        for slot in list(self._queue.members):
+        for slot in list(self._queue.members.values()):
             takenAt = slot.takenAt
             if takenAt is None or slot.overdueSince == takenAt:
                 continue
@@ -667,14 +692,18 @@ class Pool(Generic[R]):
         if seconds is None or seconds <= 0:
             raise ValueError(f"interval is a number of seconds above 0, not {interval!r}")
         if self.closed:
-            raise self._closedError()
+            raise self._queue.closedError()
         recycler = Recycler(self, seconds)
-        if self._recycler.setdefault("thread", recycler) is recycler:
-            try:
+        try:
+            if self._recycler.setdefault("thread", recycler) is recycler:
                 recycler.start()
-            except BaseException:
-                self._recycler.pop("thread", None)
-                raise
+        except BaseException:
+            if self._recycler.get("thread") is recycler and not recycler.isAlive:
+                del self._recycler["thread"]
+            raise
+        if self.closed:  # meanwhile
+            self.stopRecycler()
+            raise self._queue.closedError()
 
     def stopRecycler(self) -> None:
         """End the recycler's thread, if it runs; blocks while a recycle is under way."""
@@ -690,7 +719,7 @@ class Pool(Generic[R]):
         after a fail-over, a change of credentials or of the schema.
         """
         self._epoch = object()
-        for slot in list(self._queue.members):
+        for slot in list(self._queue.members.values()):
             slot.checkAt = PAST
         self._closeDue(self._clock())
 
@@ -703,34 +732,12 @@ class Pool(Generic[R]):
         """
         _checkWhole("capacity", capacity, 1)
         if self.closed:
-            raise self._closedError()
+            raise self._queue.closedError()
         queue = self._queue
         queue.changeCapacity(capacity)
-        for slot in list(queue.members):
+        for slot in list(queue.members.values()):
             slot.checkAt = PAST
-        self._trim()
-        if self._factory is not None:
-            self._addVacancies()
-
-    def _addVacancies(self) -> None:
-        queue = self._queue
-        names = {slot.name for slot in list(queue.members)}
-        number = 0
-        while len(queue.members) < queue.maxsize:
-            name = f"{self.name}-{number}"
-            number += 1
-            if name in names:
-                continue
-            slot = self._popSpare()
-            slot.name = name
-            vacancy = Vacancy(name)
-            try:
-                queue.admit(slot, vacancy)
-            except PoolError:  # another resize was faster
-                self._spareSlots.append(slot)
-                return
-            self._adopt(slot, vacancy)
-            self._settle(vacancy)
+        self._mend()
 
     def close(self, timeout: float | None = 0.0) -> int:
         """Close the pool: tell those who wait, then close what is idle.
@@ -808,10 +815,10 @@ class Pool(Generic[R]):
                 f"waiting {queue.waiting()}" + (", closed" if self.closed else ""))
 
     def _countTaken(self) -> int:
-        return sum(slot.takenAt is not None for slot in list(self._queue.members))
+        return sum(slot.takenAt is not None for slot in list(self._queue.members.values()))
 
     def _countOpen(self) -> int:
-        return sum(slot.openedAt is not None for slot in list(self._queue.members))
+        return sum(slot.openedAt is not None for slot in list(self._queue.members.values()))
 
     def _popSpare(self) -> Slot:
         """Return a slot that nobody else writes, to be pushed back or filled."""
@@ -821,9 +828,6 @@ class Pool(Generic[R]):
             slot = Slot("")
             self._slots.append(slot)
             return slot
-
-    def _closedError(self) -> PoolClosed:
-        return PoolClosed(f"pool {self.name!r} is closed")
 
     def _warn(self, message: str, *args: object, exc_info: bool = False) -> None:
         self._log(logging.WARNING, message, *args, exc_info=exc_info)
@@ -842,12 +846,12 @@ class Pool(Generic[R]):
         recycler = self._recycler.pop("thread", None)
         self._slots = []
         self._spareSlots = []
-        self._queue = queue = IdleQueue(old.maxsize, self._dropped)
+        self._queue = queue = IdleQueue(self.name, old.maxsize, self._dropped, self._mend)
         if old.line is SHUT:
             queue.shut()
             return
         areThreads = get_ident() in sys._current_frames()  # and not greenlets, which all go on
-        for slot, watch in old.members.items():
+        for watch, slot in old.members.items():
             resource = watch()
             slot.checkAt = PAST  # a put in this process is to look closely
             isOut = slot.takenAt is not None and (not areThreads or slot.takenBy == get_ident())
@@ -857,7 +861,7 @@ class Pool(Generic[R]):
                 slot.takenAt = None
                 self._disown(resource)
         if self._factory is not None:
-            self._addVacancies()
+            self._mend()
         if recycler is not None:
             self.startRecycler(recycler.interval)
 

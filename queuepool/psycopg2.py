@@ -137,8 +137,7 @@ class Connection(Resource):
         settings: dict[str, Any] = dict(
             isolation_level=self.isolation_level, readonly=self.readonly,
             deferrable=self.deferrable, autocommit=self.autocommit)
-        if any(value is not None for value in settings.values()):
-            conn.set_session(**settings)
+        conn.set_session(**settings)
         self._settings = (
             conn.isolation_level, conn.readonly, conn.deferrable, conn.autocommit)
         self._poll = _poller(conn.fileno())
@@ -273,7 +272,7 @@ class Connection(Resource):
         if pool is None or pool._epoch is not epoch:
             return
         if newerThan is not None:
-            opened = [slot.openedAt for slot in list(pool._queue.members)
+            opened = [slot.openedAt for slot in list(pool._queue.members.values())
                       if slot.openedAt is not None and slot.epoch is epoch]
             if not opened or max(opened) >= newerThan:
                 return

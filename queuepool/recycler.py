@@ -36,8 +36,8 @@ class Recycler:
         self._wake.put(None)
 
     def join(self) -> None:
-        """Wait until the thread has ended, unless this is that thread."""
-        if self._thread is not threading.current_thread():
+        """Wait until the thread has ended, unless this is that thread or it never started."""
+        if self.isAlive and self._thread is not threading.current_thread():
             self._thread.join()
 
     @property

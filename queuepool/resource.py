@@ -29,7 +29,7 @@ class Slot:
     """
 
     __slots__ = (
-        "name", "isHooked", "trace", "epoch", "overdueSince",
+        "name", "watch", "isHooked", "trace", "epoch", "overdueSince",
         "takenAt", "takenBy", "openedAt", "lastUsedAt", "checkAt", "retireAt",
         "takes", "takesAtOpen", "takesLimit", "openings",
         "opens", "openErrors", "closes", "closeErrors",
@@ -38,6 +38,7 @@ class Slot:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.watch: Watch | None = None  # on the resource that fills it
         self.isHooked = False  # takes and puts always look closely
         self.overdueSince: float | None = None  # the takenAt of a take that was reported
         self.trace: str | None = None  # the stack of its take
@@ -69,8 +70,8 @@ class Slot:
         """Note that what was open in this slot is not any more."""
         if self.closes is None:
             self.closes = {}
-        self.closes[reason] = self.closes.get(reason, 0) + 1
         self.openedAt = None
+        self.closes[reason] = self.closes.get(reason, 0) + 1
 
     def countOpen(self, seconds: float) -> None:
         """Note how long a call of open() took."""
@@ -90,10 +91,16 @@ class Slot:
 
 
 class Watch(weakref.ref["Resource"]):
-    """Refer weakly to the resource of a slot: called back when that is dropped."""
+    """Refer weakly to the resource of a slot: its callback is called when that is dropped.
 
-    __slots__ = ("slot",)
-    slot: Slot
+    Equal only to itself, whatever its resource is equal to.
+    """
+
+    __slots__ = ()
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
 
 
 #: The slot of a resource that no pool has.
