@@ -9,6 +9,7 @@ import pytest
 from psycopg2.extensions import ISOLATION_LEVEL_SERIALIZABLE
 
 from queuepool import Reason
+from queuepool.psycopg2 import isConnectionError
 from tests.helpers import PATIENCE, awaitTrue, start
 
 
@@ -166,6 +167,7 @@ def cancel(conn):
     (lambda conn: run(conn, "nonsense"), psycopg2.errors.SyntaxError),
     (timeOut, psycopg2.errors.QueryCanceled),
     (cancel, psycopg2.errors.QueryCanceled),
+    (lambda conn: conn.cursor().fetchone(), psycopg2.ProgrammingError),
     (lambda conn: {}["key"], KeyError),
 ])
 def test_an_error_that_is_not_the_connections_keeps_it(keptBy, use, error):
@@ -226,6 +228,17 @@ def test_an_error_code_of_the_connection_closes_it(makePool, code):
         run(conn, f"do $$ begin raise exception sqlstate '{code}'; end $$")
     assert conn.closed
     assert pool.stats().closesByReason[Reason.EXCEPTION] == 1
+
+
+def test_an_error_without_code_is_the_connections_if_that_is_closed(makePool):
+    with makePool().take() as conn, conn.cursor() as cur:
+        class Unknown(psycopg2.OperationalError):
+            cursor = cur
+
+        assert not isConnectionError(Unknown())
+        conn.close()
+        assert isConnectionError(Unknown())
+    assert isConnectionError(psycopg2.OperationalError())
 
 
 def test_a_connection_lost_in_the_middle_of_a_query_is_closed(makePool, admin):
