@@ -104,10 +104,11 @@ class IdleQueue(queue.LifoQueue[Resource]):
         """Make a held resource the one that fills this slot of a member."""
         former = slot.watch
         resource._slot = slot
-        slot.watch = Watch(resource, self._dropped)
-        self.members[slot.watch] = slot
-        if former is not None:
-            self.members.pop(former, None)
+        slot.watch = watch = Watch(resource, self._dropped)
+        # Nothing is called between the two: nobody sees a member too many.
+        self.members[watch] = slot
+        if former is not None and former in self.members:
+            del self.members[former]
 
     def admit(self, slot: Slot, resource: Resource) -> None:
         """Make a new resource a member, held by the caller; PoolError if there is no room."""

@@ -225,6 +225,8 @@ class Pool(Generic[R]):
               isFirst: bool) -> tuple[Resource, float]:
         """Take any idle resource in hand, standing in line for it; return it and the time then."""
         queue = self._queue
+        if self._factory is not None and len(queue.members) < queue.maxsize:
+            self._mend()
         try:
             try:
                 return queue.get(block=False, isFirst=isFirst), now
