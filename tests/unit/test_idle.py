@@ -12,7 +12,7 @@ from tests.helpers import awaitTrue, start
 
 @pytest.fixture
 def places():
-    return IdleQueue(3, lambda watch: None)
+    return IdleQueue("p", 3, lambda watch: None, lambda: None)
 
 
 def member(places, name, isOpen=True):
@@ -218,7 +218,7 @@ def test_a_waiter_that_is_interrupted_after_its_place_was_lost_has_nothing_to_la
 def test_nobody_is_admitted_beyond_the_capacity(places):
     for name in "abc":
         member(places, name)
-    with pytest.raises(PoolError, match="it already has all 3 resources of its capacity"):
+    with pytest.raises(PoolError, match="pool 'p': 'd' was not put: it already has all 3"):
         member(places, "d")
 
 
@@ -327,15 +327,42 @@ def test_the_end_of_a_shut_queue_is_its_last_members(places):
     watchers = [start(places.awaitEnd, None) for _ in range(2)]
     places.dismiss(a)
     assert all(watcher.thread.is_alive() for watcher in watchers)
-    places.forget(b._slot)
+    assert places.forget(b._slot.watch) is b._slot
+    places.noteEnd()
     for watcher in watchers:
         watcher.result()
 
 
-def test_a_vacancy_lies_where_a_dropped_resource_was(places):
+def test_a_dropped_member_is_forgotten_once(places):
+    slot = member(places, "a")._slot
+    watch = slot.watch
+    assert places.forget(watch) is slot
+    assert (slot.watch, places.forget(watch), len(places.members)) == (None, None, 0)
+
+
+def test_the_next_one_that_fills_a_slot_takes_the_place_of_the_former(places):
     a = member(places, "a")
-    slot = a._slot
-    places.vacate(slot)
-    vacancy = places.get(block=False)
-    assert (vacancy.name, vacancy._slot, places.isMember(vacancy)) == ("a", slot, True)
-    assert not places.isMember(a)
+    built = Resource("a")
+    places.fill(a._slot, built)
+    assert places.isMember(built) and not places.isMember(a)
+    assert len(places.members) == 1
+
+
+def test_nobody_is_admitted_twice(places):
+    a = member(places, "a")
+    with pytest.raises(PoolError, match="pool 'p': 'a' was put already"):
+        places.admit(Slot("a"), a)
+    assert len(places.members) == 1
+
+
+def test_what_an_interruption_lost_is_mended_by_those_who_wait():
+    """A slot that an interruption has lost comes back although nobody puts anything."""
+    mended = []
+
+    def mend():
+        if not mended:
+            mended.append(member(places, "a"))
+            places.put(mended[0])
+
+    places = IdleQueue("p", 1, lambda watch: None, mend)
+    assert places.get(timeout=30) is mended[0]

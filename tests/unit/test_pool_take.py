@@ -627,8 +627,21 @@ def test_what_is_out_for_long_is_reported_once_and_when_it_comes_back(clock, cap
     assert "pool.recycle()" in where and "taken = pool.take()" in trace
     clock.advance(1)
     pool.put(taken)
+    assert taken._slot.trace is None  # kept no longer than it may be asked for
     assert caplog.records[1].levelname == "INFO"
     assert caplog.messages[1] == "pool p: 'p-0' came back after 12.0 s"
+
+
+def test_what_comes_back_the_short_way_is_told_too(clock, caplog):
+    caplog.set_level("INFO", "queuepool")
+    pool = poolOf(1, clock=clock, kind=PlainResource, leakTime=10)
+    with pool.take():
+        clock.advance(11)
+        pool.recycle()
+    assert caplog.messages[1:] == ["pool p: 'p-0' came back after 11.0 s"]
+    with pool.take():
+        pass
+    assert len(caplog.messages) == 2
 
 
 def test_one_whose_thread_has_ended_is_reported_once(clock, caplog):

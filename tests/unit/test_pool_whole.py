@@ -546,6 +546,34 @@ def test_a_shrink_in_the_middle_of_two_puts_is_not_lost(world):
     checkWhole(pool, world)
 
 
+def test_a_shrink_just_before_one_lies_down_is_not_lost(world):
+    pool = poolOf(2, world, FakeResource)
+    openAll(pool)
+    with pool.take():
+        layDown = pool._queue.layDown
+
+        def shrinkBefore(resource):
+            pool._queue.layDown = layDown
+            pool.resize(1)  # it finds nothing that is idle
+            layDown(resource)
+
+        with pool.take():
+            pool._queue.layDown = shrinkBefore
+        assert pool.stats().idle == 0
+    checkWhole(pool, world)
+
+
+def test_what_fills_a_used_slot_counts_from_zero(world):
+    pool = seeded("ab", world)
+    openAll(pool)
+    pool.resize(1)
+    pool.resize(2)
+    resource = PlainResource("c", world)
+    pool.put(resource)
+    assert (resource.usageCount, resource.age, resource.idleTime) == (0, None, None)
+    assert repr(resource) == "<PlainResource 'c' closed, used 0 times>"
+
+
 def test_shrinking_keeps_who_waits_in_line_for_what_is_left(world):
     pool = poolOf(2, world)
     first, second = pool.take(), pool.take()
