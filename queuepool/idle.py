@@ -232,7 +232,7 @@ class IdleQueue(queue.LifoQueue[Resource]):
     def endTrial(self, slot: Slot) -> None:
         """Let another slot be tried if it was this one's turn; the caller looks at the line."""
         if self._trial.get("slot") is slot:
-            del self._trial["slot"]
+            self._trial.pop("slot", None)
 
     def endDoubt(self) -> None:
         """Hand closed resources out as usual, beginning with those who wait."""
