@@ -303,6 +303,21 @@ def test_a_repair_may_close_and_open_again_by_itself():
         assert manager._usageCount == 1
 
 
+def test_an_open_may_set_all_by_itself():
+    class Own(Manager):
+        def open(self):
+            self.resource = Handle()
+            self._isOpen = True
+            self._lastOpened = self._lastUsed = datetime.now()
+            self._usageCount = 0
+
+    pool = Pool("test", 1, maxUsageCount=2)
+    pool.put(Own("a"))
+    for count in 1, 2, 1, 2:
+        with pool.take() as manager:
+            assert manager._isOpen and manager._usageCount == count
+
+
 # -- use
 
 

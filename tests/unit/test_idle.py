@@ -366,3 +366,56 @@ def test_what_an_interruption_lost_is_mended_by_those_who_wait():
 
     places = IdleQueue("p", 1, lambda watch: None, mend)
     assert places.get(timeout=30) is mended[0]
+
+
+def test_dismissing_twice_does_no_harm(places):
+    a = member(places, "a")
+    slot = a._slot
+    places.dismiss(a)
+    a._slot = slot
+    assert places.dismiss(a) and len(places.members) == 0
+
+
+# -- in doubt
+
+
+def test_in_doubt_closed_ones_go_out_one_at_a_time(places):
+    a, b = laid(places, *"ab", isOpen=False)
+    places.isDoubtful = True
+    assert places.pick() is b
+    assert places.pick() is None
+    places.put(b)
+    assert places.pick() is b
+    places.endDoubt()
+    assert places.pick() is a
+
+
+def test_in_doubt_open_ones_go_out_as_usual(places):
+    laid(places, "a", isOpen=False)
+    b, c = laid(places, *"bc")
+    places.isDoubtful = True
+    assert [places.pick() for _ in range(2)] == [c, b]
+
+
+def test_of_two_who_pick_at_once_in_doubt_one_lays_it_down_again(places):
+    (a,) = laid(places, "a", isOpen=False)
+    places.isDoubtful = True
+    claimTrial = places.claimTrial
+
+    def claimTooLate(slot):
+        places._trial["slot"] = Slot("another's")
+        return claimTrial(slot)
+
+    places.claimTrial = claimTooLate
+    assert places.pick() is None
+    assert places.placeOf(a) is Place.IDLE
+
+
+def test_the_end_of_the_doubt_serves_who_waits(places):
+    a, b = laid(places, *"ab", isOpen=False)
+    places.isDoubtful = True
+    assert places.get() is b
+    waiter = start(places.get)
+    awaitLine(places, 1)
+    places.endDoubt()
+    assert waiter.result() is a

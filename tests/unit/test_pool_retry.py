@@ -87,6 +87,54 @@ def test_one_at_a_time_tries_and_the_first_success_serves_all(world):
     checkWhole(pool, world)
 
 
+def test_of_two_that_fail_at_once_one_goes_on_trying(world):
+    gates = [Gate(), Gate()]
+    third = Gate()
+
+    def failAfter(gate):
+        def play():
+            gate()
+            return OSError()
+        return play
+
+    pool = failing(2, world, [failAfter(gates[0]), failAfter(gates[1]), third])
+    takers = [start(pool.take) for _ in range(2)]
+    for gate in gates:
+        gate.awaitArrival()
+    gates[0].open()
+    awaitTrue(lambda: pool.stats().openErrors == 1)
+    gates[1].open()
+    awaitTrue(lambda: pool.stats().openErrors == 2)
+    awaitWaiting(pool, 1)
+    third.awaitArrival()
+    assert (pool.stats().waiting, pool.stats().idle) == (1, 1)
+    third.open()
+    for resource in [taker.result() for taker in takers]:
+        pool.put(resource)
+    checkWhole(pool, world)
+
+
+@pytest.mark.parametrize("hook", ["close", "takeRepair"])
+def test_after_one_went_wrong_the_next_are_opened_one_at_a_time(world, hook):
+    """Perhaps it is not this one alone, so that nobody runs against a dead server in a crowd."""
+    gate = Gate()
+    pool = failing(2, world, [None, gate])
+    if hook == "close":
+        with pytest.raises(KeyError), pool.take():
+            raise KeyError
+    else:
+        with pool.take() as resource:
+            resource.script["takeRepair"] = [resource.close]
+    takers = [start(pool.take) for _ in range(2)]
+    gate.awaitArrival()
+    awaitWaiting(pool, 1)
+    assert pool.stats().idle == 1
+    gate.open()
+    for resource in [taker.result() for taker in takers]:
+        pool.put(resource)
+    checkWhole(pool, world)
+
+
 def test_who_waits_is_served_by_what_comes_back(world):
     pool = failing(2, world, [None])
     taken = pool.take()

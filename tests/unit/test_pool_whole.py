@@ -563,6 +563,22 @@ def test_a_shrink_just_before_one_lies_down_is_not_lost(world):
     checkWhole(pool, world)
 
 
+def test_growing_again_just_before_one_goes_keeps_it(world):
+    pool = seeded("ab", world)
+    with pool.take(), pool.take():
+        pool.resize(1)
+        dismiss = pool._queue.dismiss
+
+        def growBefore(resource, onlySurplus=False):
+            pool._queue.dismiss = dismiss
+            pool.resize(2)
+            return dismiss(resource, onlySurplus)
+
+        pool._queue.dismiss = growBefore
+    assert closesOf(pool) == {Reason.SHRUNK: 1}  # it was on its way
+    checkWhole(pool, world)
+
+
 def test_what_fills_a_used_slot_counts_from_zero(world):
     pool = seeded("ab", world)
     openAll(pool)

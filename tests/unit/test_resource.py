@@ -136,3 +136,14 @@ def test_the_with_statement_does_not_swallow_exceptions(pool):
 
 def test_resource_manager_is_the_same_class():
     assert ResourceManager is Resource
+
+
+def test_the_usage_count_of_1_3_2_may_be_set_by_an_open_that_does_all_itself(pool):
+    with pool.take() as resource:
+        resource._usageCount = 0
+        assert resource.usageCount == 0
+    with pool.take():
+        assert resource.usageCount == 1
+    alone = Resource("a")
+    alone._usageCount = 5
+    assert alone.usageCount == Resource("b").usageCount == 0
