@@ -12,6 +12,8 @@ from pytest_postgresql import factories
 
 from queuepool.psycopg2 import ConnectionPool
 from tests.helpers import awaitTrue
+from tests.postgres.proxy import Proxy
+from tests.postgres.server import Server
 from tests.postgres.wire import Wire
 
 
@@ -117,3 +119,51 @@ def wire(parameters):
 @pytest.fixture
 def wireDsn(wire, dsn):
     return psycopg2.extensions.make_dsn(dsn, host="127.0.0.1", port=wire.port)
+
+
+@pytest.fixture(scope="session")
+def makeServer(embeddedServer):
+    """Make servers that may be stopped, killed and frozen; they and their folders go at the end."""
+    with contextlib.ExitStack() as stack:
+        def make(**options):
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="queuepool-"))
+            return stack.enter_context(
+                Server(embeddedServer.bin, folder, user="pgserver", **options))
+        yield make
+
+
+@pytest.fixture(scope="session")
+def frailServer(makeServer):
+    server = makeServer()
+    server.create()
+    return server
+
+
+@pytest.fixture
+def server(frailServer):
+    """A server to do harm to, up and running at the test's begin."""
+    if not frailServer.isUp:
+        frailServer.start()
+    yield frailServer
+    frailServer.thaw()
+
+
+@pytest.fixture
+def proxy(server):
+    """The way to that server."""
+    with Proxy(("127.0.0.1", server.port)) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def proxyDsn(proxy, server):
+    return psycopg2.extensions.make_dsn(server.dsn, port=proxy.port)
+
+
+@pytest.fixture
+def frailPool(server):
+    """Make pools that lead to that server, straight unless told; they are closed at the end."""
+    with contextlib.ExitStack() as stack:
+        def make(capacity=10, dsn=server.dsn, **kwargs):
+            return stack.enter_context(ConnectionPool("pool", capacity, dsn, **kwargs))
+        yield make

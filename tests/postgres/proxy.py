@@ -1,0 +1,283 @@
+"""The way to a server over a loopback port, on which all can go wrong that can on a network."""
+
+import asyncio
+import contextlib
+import ctypes
+import select
+import socket
+import struct
+import threading
+
+from tests.helpers import PATIENCE
+
+#: How a socket tells that its other end is closed, though nobody has read up to there.
+_ENDED = getattr(select, "POLLRDHUP", 0) | select.POLLHUP
+
+#: Linux: a filter decides what a socket gets to see. This one is a single "return 0 bytes".
+SO_ATTACH_FILTER = 26
+_KEEP_NOTHING = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
+_KEEP_NOTHING_AT = ctypes.addressof(_KEEP_NOTHING)
+
+
+class Proxy:
+    """Listen on a loopback port and pass everything on to another address.
+
+    One thread does all, so that what is called from outside has happened when it returns.
+
+    - ``delay``: seconds by which all that passes is late.
+    - ``connections``: how many there ever were.
+    - ``mostHeld``: how many of them clients held open at the most.
+    - ``tap``: called with each link and piece of data from the server before it passes.
+    """
+
+    def __init__(self, target):
+        self.target = target
+        self.delay = 0.0
+        self.tap = None
+        self.connections = 0
+        self.mostHeld = 0
+        self.isHolding = False
+        self.loop = asyncio.new_event_loop()
+        self._links = []
+        self._server = None
+        # Bound but not listening it refuses connections, and nobody else gets the port.
+        self._place = _bound(0)
+        self.port = self._place.getsockname()[1]
+
+    def __enter__(self):
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self._thread.start()
+        self.listen()
+        return self
+
+    def __exit__(self, *exc_info):
+        self.refuse()
+        self.reset()
+        self._run(self._awaitEnd)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+        self._place.close()
+
+    def listen(self):
+        """Accept connections."""
+        self._run(self._listen)
+
+    def refuse(self):
+        """Refuse new connections; those there are stay."""
+        self._run(self._refuse)
+
+    def close(self):
+        """End all connections in good order, on both sides."""
+        self._forEach(Link.close)
+
+    def reset(self):
+        """End all connections with a reset, on both sides."""
+        self._forEach(Link.reset)
+
+    def hold(self):
+        """Read no more from anybody: nothing passes, nobody is told, buffers fill."""
+        self.isHolding = True
+        self._forEach(Link.hold)
+
+    def release(self):
+        """Read on; what was sent meanwhile arrives late."""
+        self.isHolding = False
+        self._forEach(Link.release)
+
+    def swallow(self):
+        """Lose all that is sent from now on over the connections there are: a silent cut."""
+        self._forEach(Link.cut)
+
+    def drop(self):
+        """Have the kernel drop all that arrives from now on over the connections there are.
+
+        Nothing is even acknowledged. For Linux; the held are not told any more.
+        """
+        self._forEach(Link.drop)
+
+    def held(self):
+        """Tell how many connections clients hold open."""
+        return self._run(self._held)
+
+    def _run(self, what, *args):
+        async def run():
+            result = what(*args)
+            return await result if asyncio.iscoroutine(result) else result
+
+        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(PATIENCE)
+
+    def _forEach(self, what):
+        def all():
+            for link in list(self._links):
+                what(link)
+
+        self._run(all)
+
+    async def _listen(self):
+        if self._server is None:
+            listener = _bound(self.port)
+            self._server = await self.loop.create_server(
+                lambda: Link(self).client, sock=listener, backlog=100)
+
+    def _refuse(self):
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+
+    async def _awaitEnd(self):
+        while self._links:
+            await asyncio.sleep(0.001)
+
+    def _held(self):
+        return sum(link.client.isHeld for link in self._links)
+
+    def noteLink(self, link):
+        """Count one that a client has made."""
+        self._links.append(link)
+        self.connections += 1
+        self.mostHeld = max(self.mostHeld, self._held())
+
+    def noteEnd(self, link):
+        """Forget one both of whose sides have ended."""
+        self._links.remove(link)
+
+
+class Link:
+    """Be one connection through the proxy, with a side to the client and one to the server."""
+
+    def __init__(self, proxy):
+        self.proxy = proxy
+        self.client = Side(self)
+        self.server = Side(self)
+        self.client.other, self.server.other = self.server, self.client
+        self.isCut = False
+
+    async def connect(self):
+        """Connect to the server, and let data pass."""
+        try:
+            await self.proxy.loop.create_connection(lambda: self.server, *self.proxy.target)
+        except OSError:
+            self.server.isOver = True
+            self.reset()
+            return
+        if self.client.isOver:
+            self.reset()
+        self.release()
+
+    def close(self):
+        self.isCut = False
+        for side in self.client, self.server:
+            side.end()
+
+    def reset(self):
+        for side in self.client, self.server:
+            side.reset()
+
+    def hold(self):
+        for side in self.client, self.server:
+            if side.transport is not None:
+                side.transport.pause_reading()
+
+    def release(self):
+        if self.server.transport is None:
+            return
+        for side in self.client, self.server:
+            side.transport.resume_reading()
+            if self.proxy.isHolding:
+                side.transport.pause_reading()
+
+    def cut(self):
+        self.isCut = True
+
+    def drop(self):
+        self.isCut = True
+        for side in self.client, self.server:
+            side.transport.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, _KEEP_NOTHING_AT))
+
+
+class Side(asyncio.Protocol):
+    """Be one end of a link."""
+
+    def __init__(self, link):
+        self.link = link
+        self.proxy = link.proxy
+        self.other = None
+        self.transport = None
+        self.isOver = False
+        self._dueAt = 0.0
+
+    @property
+    def isHeld(self):
+        """Tell whether whoever is on this side has not closed it."""
+        number = -1 if self.isOver else self.transport.get_extra_info("socket").fileno()
+        if number < 0:
+            return False
+        poller = select.poll()
+        poller.register(number, _ENDED)
+        return not poller.poll(0)
+
+    def connection_made(self, transport):
+        self.transport = transport
+        transport.pause_reading()
+        if self is self.link.client:
+            self.proxy.noteLink(self.link)
+            self.task = self.proxy.loop.create_task(self.link.connect())
+
+    def data_received(self, data):
+        if self is self.link.server and self.proxy.tap is not None:
+            self.proxy.tap(self.link, data)
+        if not self.link.isCut:
+            self._later(self.other.write, data)
+
+    def eof_received(self):
+        if not self.link.isCut:
+            self._later(self.other.end)
+        elif self is self.link.client:
+            self.link.reset()
+        return True  # stay open: what the other side says still passes
+
+    def connection_lost(self, error):
+        self.isOver = True
+        if not self.link.isCut:
+            self._later(self.other.end)
+        elif self is self.link.client:
+            self.other.reset()
+        if self.other.isOver:
+            self.proxy.noteEnd(self.link)
+
+    def write(self, data):
+        if not self.link.isCut and not self.isOver:
+            self.transport.write(data)
+
+    def end(self):
+        """End this side, when all that was written has been sent."""
+        if self.transport is not None:
+            self.transport.close()
+
+    def reset(self):
+        if self.transport is not None and not self.isOver:
+            self.transport.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.transport.abort()
+
+    def _later(self, what, *args):
+        """Do it after the delay, and after all that was to be done before."""
+        now = self.proxy.loop.time()
+        dueAt = max(now + self.proxy.delay, self._dueAt)
+        if dueAt <= now:
+            what(*args)
+        else:
+            self._dueAt = dueAt
+            self.proxy.loop.call_at(dueAt, what, *args)
+
+
+def _bound(port):
+    each = socket.socket()
+    with contextlib.ExitStack() as stack:
+        stack.callback(each.close)
+        each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        each.bind(("127.0.0.1", port))
+        stack.pop_all()
+    return each
