@@ -104,11 +104,12 @@ class IdleQueue(queue.LifoQueue[Resource]):
         """Make a held resource the one that fills this slot of a member."""
         former = slot.watch
         resource._slot = slot
-        slot.watch = watch = Watch(resource, self._dropped)
-        # Nothing is called between the two: nobody sees a member too many.
+        watch = Watch(resource, self._dropped)
+        # Nothing is called from here on: nobody sees a member too many.
         self.members[watch] = slot
         if former is not None and former in self.members:
             del self.members[former]
+        slot.watch = watch
 
     def admit(self, slot: Slot, resource: Resource) -> None:
         """Make a new resource a member, held by the caller; PoolError if there is no room."""
@@ -152,9 +153,10 @@ class IdleQueue(queue.LifoQueue[Resource]):
         Takes no lock. The caller notes the end, when it has put another in its place or not.
         """
         slot = self.members.pop(watch, None)
-        if slot is not None:
-            slot.watch = None
-            self.endTrial(slot)
+        if slot is None or slot.watch is not watch:  # the latter: fill() was interrupted
+            return None
+        slot.watch = None
+        self.endTrial(slot)
         return slot
 
     def noteEnd(self) -> None:
