@@ -1,0 +1,329 @@
+"""A fork while other threads are at work: parent and child both go on, each with its own.
+
+Every program runs in a process of its own, where threads and forks harm no other test.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+
+PROLOGUE = """
+import gc, multiprocessing, os, signal, sys, threading, time, warnings
+from queuepool import Pool, PoolTimeout, PoolClosed
+from tests.helpers import (PATIENCE, FakeResource, Gate, PlainResource, World, awaitTrue,
+                           awaitWaiting, checkClosed, checkWhole, start)
+
+# From 3.12 on a fork in a process with threads is warned of: that is what is tested here.
+warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
+sys.setswitchinterval(1e-5)
+CAPACITY = 3
+world = World()
+
+
+class Noting(PlainResource):
+    def __init__(self, name, world=world):
+        super().__init__(name, world)
+
+    def open(self):
+        super().open()
+        self.resource.openedBy = os.getpid()
+
+    def close(self):
+        assert self.resource.openedBy == os.getpid(), "closed what is another process's"
+        super().close()
+
+
+def makePool(hasFactory):
+    if hasFactory:
+        return Pool("p", CAPACITY, factory=Noting)
+    pool = Pool("p", CAPACITY)
+    for number in range(CAPACITY):
+        pool.put(Noting(str(number)))
+    return pool
+
+
+def inChild(work):
+    '''Run work in a forked child; return how it ended.'''
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)  # a child that hangs is ended
+        try:
+            work()
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def use(pool):
+    '''Use every slot of the pool in this process.'''
+    taken = [pool.take(timeout=PATIENCE) for _ in range(CAPACITY)]
+    assert len(set(taken)) == CAPACITY
+    for resource in taken:
+        assert resource.resource.openedBy == os.getpid()
+        pool.put(resource)
+    stats = pool.stats()
+    assert (stats.idle, stats.taken, stats.waiting) == (CAPACITY, 0, 0), stats
+    try:
+        with pool.take(timeout=0), pool.take(timeout=0), pool.take(timeout=0):
+            pool.take(timeout=0)
+    except PoolTimeout:
+        pass
+    else:
+        raise AssertionError("more than the capacity")
+
+
+pool = makePool({hasFactory})
+"""
+
+ALL_AT_WORK = """
+isOver = threading.Event()
+
+
+def work():
+    while not isOver.is_set():
+        with pool.take(PATIENCE):
+            pass
+
+
+def drop():
+    while not isOver.is_set():
+        pool.invalidate()
+        pool.recycle()
+
+
+threads = [start(work) for _ in range(5)] + [start(drop)]
+for _ in range(40):
+    assert inChild(lambda: use(pool)) == 0
+isOver.set()
+for thread in threads:
+    thread.result()
+use(pool)
+checkClosed(pool, world)
+"""
+
+IN_OPEN = """
+gate = Gate()
+inner = Noting.open
+Noting.open = lambda self: (gate(), inner(self))[1]
+taking = start(pool.take)
+gate.awaitArrival()
+
+
+def child():
+    gate.open()
+    use(pool)
+
+
+assert inChild(child) == 0
+gate.open()
+pool.put(taking.result())
+use(pool)
+checkClosed(pool, world)
+"""
+
+IN_LINE = """
+taken = [pool.take() for _ in range(CAPACITY)]
+waiting = [start(pool.take) for _ in range(3)]
+awaitWaiting(pool, 3)
+
+
+def child():
+    assert pool.stats().waiting == 0
+    while taken:
+        pool.put(taken.pop())
+    use(pool)
+
+
+assert inChild(child) == 0
+while taken:
+    pool.put(taken.pop())
+for each in waiting:
+    pool.put(each.result())
+use(pool)
+checkClosed(pool, world)
+"""
+
+IN_RECYCLE = """
+for resource in [pool.take() for _ in range(CAPACITY)]:
+    pool.put(resource)
+gate = Gate()
+inner = Noting.close
+Noting.close = lambda self: (gate(), inner(self))[1]
+closing = start(pool.invalidate)
+gate.awaitArrival()
+
+
+def child():
+    Noting.close = inner
+    use(pool)
+
+
+assert inChild(child) == 0
+gate.open()
+closing.result()
+use(pool)
+checkClosed(pool, world)
+"""
+
+TAKEN_BEFORE = """
+with pool.take() as resource:
+    handle = resource.resource
+
+
+    def child():
+        live = world.live
+        pool.put(resource)
+        assert resource.resource is None and not resource.isOpen
+        assert world.closed == 0  # forgotten, not closed
+        use(pool)
+
+
+    assert inChild(child) == 0
+    assert resource.resource is handle
+assert pool.take(timeout=0) is resource
+pool.put(resource)
+use(pool)
+checkClosed(pool, world)
+"""
+
+TAKEN_BEFORE_IN_A_WITH_BLOCK = """
+def child():
+    with resource:
+        pass
+    use(pool)
+
+
+with pool.take() as resource:
+    assert inChild(child) == 0
+use(pool)
+checkClosed(pool, world)
+"""
+
+RECYCLER = """
+pool.startRecycler(0.001)
+pool.invalidate()
+
+
+def names():
+    return [thread.name for thread in threading.enumerate() if thread is not
+            threading.main_thread()]
+
+
+def child():
+    assert names() == ["queuepool recycler p"], names()
+    pool._maxIdleTime = 0.0  # all that lies there is due
+    use(pool)
+    awaitTrue(lambda: pool.stats().open == 0)
+    pool.stopRecycler()
+    assert not names()
+
+
+for _ in range(5):
+    assert inChild(child) == 0
+assert names() == ["queuepool recycler p"]
+use(pool)
+checkClosed(pool, world)
+"""
+
+CLOSED_BEFORE = """
+taken = pool.take()
+pool.close()
+
+
+def child():
+    pool.put(taken)
+    assert pool.closed
+    try:
+        pool.take(timeout=0)
+    except PoolClosed:
+        pass
+    else:
+        raise AssertionError("taken from a closed pool")
+    assert world.closed == 0
+
+
+assert inChild(child) == 0
+pool.put(taken)
+checkClosed(pool, world)
+"""
+
+FORKED_TWICE = """
+use(pool)
+
+
+def child():
+    use(pool)
+    assert inChild(lambda: use(pool)) == 0
+    use(pool)
+
+
+assert inChild(child) == 0
+use(pool)
+checkClosed(pool, world)
+"""
+
+PROGRAMS = {
+    "threads take, put, open and recycle": ALL_AT_WORK, "one is opening": IN_OPEN,
+    "three wait": IN_LINE, "one is recycling": IN_RECYCLE,
+    "the child puts what was taken before": TAKEN_BEFORE,
+    "the child leaves the with-block": TAKEN_BEFORE_IN_A_WITH_BLOCK,
+    "the recycler runs": RECYCLER, "the pool is closed": CLOSED_BEFORE,
+    "the child forks": FORKED_TWICE,
+}
+
+
+def run(*command):
+    process = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, timeout=100,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
+    assert process.returncode == 0, process.stderr
+    assert (process.stdout, process.stderr) == ("", "")
+
+
+@pytest.mark.parametrize("hasFactory", [True, False], ids=["factory", "seeded"])
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+def test_fork(program, hasFactory):
+    run("-c", PROLOGUE.replace("{hasFactory}", str(hasFactory)) + program)
+
+
+MULTIPROCESSING = PROLOGUE + """
+def useInChild(number):
+    use(pool)
+    return os.getpid()
+
+
+if __name__ == "__main__":
+    isOver = threading.Event()
+
+    def work():
+        while not isOver.is_set():
+            with pool.take(PATIENCE):
+                pass
+
+    threads = [start(work) for _ in range(3)]
+    context = multiprocessing.get_context("{method}")
+    with context.Pool(2) as processes:
+        identities = processes.map(useInChild, range(6))
+    assert os.getpid() not in identities
+    isOver.set()
+    for thread in threads:
+        thread.result()
+    use(pool)
+    checkClosed(pool, world)
+"""
+
+
+@pytest.mark.parametrize("hasFactory", [True, False], ids=["factory", "seeded"])
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_multiprocessing(method, hasFactory, tmp_path):
+    program = tmp_path / "program.py"  # a file, since spawn imports it
+    program.write_text(MULTIPROCESSING.replace("{method}", method)
+                       .replace("{hasFactory}", str(hasFactory)))
+    run(str(program))
