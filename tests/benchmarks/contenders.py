@@ -1,0 +1,263 @@
+"""The pools that are compared, each in its cheapest fair configuration.
+
+A contender has SLOTS connections: without a DSN such as do nothing, with one psycopg's own under
+autocommit. Its driver and its package are imported when it is made.
+"""
+
+import queue
+from collections import deque
+from functools import partial
+from types import SimpleNamespace
+
+SLOTS = 10
+
+#: A usage limit that is looked at each time and never reached.
+MANY = 10 ** 9
+
+
+class NoConnection:
+    """Be a connection that does nothing and is always fine, for all peers."""
+
+    closed = 0
+    info = pgconn = SimpleNamespace(transaction_status=0)
+
+    @classmethod
+    def connect(cls, *args, **kwargs):
+        return cls()
+
+    def close(self):
+        pass
+
+    rollback = commit = close
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *args):
+        pass
+
+
+def connectPsycopg2(dsn):
+    import psycopg2
+
+    conn = psycopg2.connect(dsn)
+    conn.autocommit = True
+    return conn
+
+
+def connector(dsn):
+    """Return what opens one connection."""
+    return NoConnection.connect if dsn is None else partial(connectPsycopg2, dsn)
+
+
+class Contender:
+    """Be one way to take a connection, do something with it and give it back."""
+
+    #: Whether taking waits for a connection to come free.
+    waits = True
+    #: Whether it can hold real connections.
+    isReal = True
+
+    def lend(self, use):
+        """Call ``use`` with a connection."""
+        conn = self.take()
+        try:
+            use(conn)
+        finally:
+            self.put(conn)
+
+    @staticmethod
+    def bare(conn):
+        """Return the driver's own connection."""
+        return conn
+
+
+class QueuePool(Contender):
+    """Have ``with pool.take()`` in common, in 2.0 and 1.3.2."""
+
+    def checkOut(self, times):
+        take = self.pool.take
+        for _ in range(times):
+            with take():
+                pass
+
+    def lend(self, use):
+        with self.pool.take() as conn:
+            use(conn)
+
+
+class Ours(QueuePool):
+    def __init__(self, dsn=None):
+        if dsn is None:
+            from queuepool import Pool, Resource
+
+            self.pool = Pool("benchmark", SLOTS, maxUsageCount=MANY, factory=Resource)
+        else:
+            from queuepool.psycopg2 import ConnectionPool
+
+            self.pool = ConnectionPool(
+                "benchmark", SLOTS, dsn, autocommit=True, maxUsageCount=MANY)
+
+
+class Former(QueuePool):
+    """Need PYTHONPATH to lead to queuepool 1.3.2."""
+
+    def __init__(self, dsn=None):
+        from queuepool import Pool, ResourceManager
+
+        if dsn is None:
+            build = ResourceManager
+        else:
+            from queuepool.psycopg2cm import ConnectionManager
+
+            build = partial(ConnectionManager, autocommit=True, dsn=dsn)
+        self.pool = Pool("benchmark", SLOTS, maxUsageCount=MANY)
+        for number in range(SLOTS):
+            self.pool.put(build(str(number)))
+
+    def lend(self, use):
+        with self.pool.take() as manager:
+            use(manager.resource)
+
+
+class Psycopg2Pool(Contender):
+    waits = False
+
+    def __init__(self, dsn=None):
+        from psycopg2.pool import ThreadedConnectionPool
+
+        class Pool(ThreadedConnectionPool):
+            def _connect(self, key=None):
+                conn = connector(dsn)()
+                self._pool.append(conn)
+                return conn
+
+        self.pool = Pool(SLOTS, SLOTS)
+        self.take, self.put = self.pool.getconn, self.pool.putconn
+
+    def checkOut(self, times):
+        take, put = self.take, self.put
+        for _ in range(times):
+            put(take())
+
+
+class Closing(Contender):
+    """Have in common that a connection is given back by its close method."""
+
+    def checkOut(self, times):
+        take = self.take
+        for _ in range(times):
+            take().close()
+
+    @staticmethod
+    def put(conn):
+        conn.close()
+
+
+class SqlAlchemy(Closing):
+    def __init__(self, dsn=None):
+        from sqlalchemy.pool import QueuePool
+
+        self.take = QueuePool(
+            connector(dsn), pool_size=SLOTS, max_overflow=0, use_lifo=True,
+            reset_on_return=None).connect
+
+    @staticmethod
+    def bare(conn):
+        return conn.dbapi_connection
+
+
+class DbUtils(Closing):
+    def __init__(self, dsn=None):
+        from dbutils.pooled_db import PooledDB
+
+        connect = partial(connector(dsn))
+        connect.threadsafety = 2
+        self.take = PooledDB(
+            connect, mincached=SLOTS, maxcached=SLOTS, maxconnections=SLOTS,
+            blocking=True, reset=False, ping=0, failures=(OSError,)).connection
+
+    @staticmethod
+    def bare(conn):
+        return conn._con._con
+
+
+class PsycopgPool(Contender):
+    def __init__(self, dsn=None):
+        import psycopg
+        from psycopg_pool import ConnectionPool
+
+        self.pool = ConnectionPool(
+            dsn or "", min_size=SLOTS, max_size=SLOTS, open=True, kwargs={"autocommit": True},
+            connection_class=psycopg.Connection if dsn else NoConnection)
+        self.pool.wait()
+        self.take, self.put = self.pool.getconn, self.pool.putconn
+
+    def checkOut(self, times):
+        take, put = self.take, self.put
+        for _ in range(times):
+            put(take())
+
+
+class PsycopgPoolWith(PsycopgPool):
+    def checkOut(self, times):
+        connection = self.pool.connection
+        for _ in range(times):
+            with connection():
+                pass
+
+    def lend(self, use):
+        with self.pool.connection() as conn:
+            use(conn)
+
+
+class BareQueue(Contender):
+    isReal = False
+
+    def __init__(self, dsn=None):
+        self.queue = queue.LifoQueue()
+        for _ in range(SLOTS):
+            self.queue.put(NoConnection())
+        self.take, self.put = self.queue.get, self.queue.put
+
+    def checkOut(self, times):
+        take, put = self.take, self.put
+        for _ in range(times):
+            put(take())
+
+
+class FloorItem:
+    def __init__(self, items):
+        self.items = items
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *args):
+        self.items.append(self)
+
+
+class Floor(QueuePool):
+    """Be a with statement over one pop and one append: no limits, no states, no counters."""
+
+    waits = isReal = False
+
+    def __init__(self, dsn=None):
+        self.items = deque()
+        self.items.extend(FloorItem(self.items) for _ in range(SLOTS))
+        self.pool = self
+
+    def take(self):
+        return self.items.pop()
+
+
+OURS, FORMER = "queuepool 2", "queuepool 1.3.2"
+PSYCOPG2, PSYCOPG = "psycopg2.pool", "psycopg_pool"
+SQLALCHEMY, DBUTILS = "SQLAlchemy QueuePool", "DBUtils PooledDB"
+PSYCOPG_WITH = "psycopg_pool (with)"
+LIFO, FLOOR = "bare LifoQueue", "floor"
+
+CONTENDERS = {
+    OURS: Ours, FORMER: Former, PSYCOPG2: Psycopg2Pool, SQLALCHEMY: SqlAlchemy, DBUTILS: DbUtils,
+    PSYCOPG: PsycopgPool, PSYCOPG_WITH: PsycopgPoolWith, LIFO: BareQueue, FLOOR: Floor,
+}
