@@ -244,12 +244,15 @@ class IdleQueue(queue.LifoQueue[Resource]):
 
     def pickColdest(self) -> Resource | None:
         """Take an idle resource in hand that is missed least, or None."""
-        resource = self.pickClosed()
+        try:
+            return self.closed.popitem()[1]  # it is not to be opened: no trial is needed
+        except KeyError:
+            pass
         for slot in list(self.open):
-            if resource is not None:
-                break
             resource = self.claim(slot)
-        return resource
+            if resource is not None:
+                return resource
+        return None
 
     def claim(self, slot: Slot) -> Resource | None:
         """Take the idle open resource of this slot in hand, or None if it does not lie there."""

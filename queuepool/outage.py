@@ -26,3 +26,7 @@ class Outage:
         self.error = error
         self.nextTryAt = now + self._pause * random.uniform(0.85, 1.0)
         self._pause = min(2.0 * self._pause, LONGEST_PAUSE)
+
+
+#: Stands for none: nothing failed.
+NO_OUTAGE = Outage()

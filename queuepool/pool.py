@@ -24,7 +24,7 @@ from typing import Any, Generic, TypeVar, Union, cast
 
 from queuepool.errors import PoolError, PoolTimeout
 from queuepool.idle import SHUT, IdleQueue, Vacancy
-from queuepool.outage import Outage
+from queuepool.outage import NO_OUTAGE, Outage
 from queuepool.recycler import Recycler
 from queuepool.resource import NEVER, NOWHERE, PAST, Resource, ResourceManager, Slot, Watch
 from queuepool.stats import Reason, Stats
@@ -245,14 +245,16 @@ class Pool(Generic[R]):
             resource._slot.countWait(then - now)
             return resource, then
         except Empty:
-            slot = self._popSpare()
-            slot.timeouts += 1
-            self._spareSlots.append(slot)
-            outage = self._outage
-            raise PoolTimeout(
-                f"pool {self.name!r}: no resource came free in {self._clock() - startedAt:.3f} s "
-                f"(timeout {deadline - startedAt:g} s): {self._situation()}"
-            ) from (outage.error if outage is not None else None)
+            raise self._timeout(
+                f"no resource came free in {self._clock() - startedAt:.3f} s "
+                f"(timeout {deadline - startedAt:g} s)") from (self._outage or NO_OUTAGE).error
+
+    def _timeout(self, message: str) -> PoolTimeout:
+        """Count a time-out and return what to raise."""
+        slot = self._popSpare()
+        slot.timeouts += 1
+        self._spareSlots.append(slot)
+        return PoolTimeout(f"pool {self.name!r}: {message}: {self._situation()}")
 
     def _build(self, resource: Resource) -> Resource:
         """Have the factory build what a vacancy stands for; return anything else as it is."""
@@ -284,10 +286,9 @@ class Pool(Generic[R]):
                     with contextlib.suppress(Empty):
                         return queue.get(timeout=pause, isFirst=True)
                 if outage.nextTryAt > giveUpAt:
-                    raise PoolTimeout(
-                        f"pool {self.name!r}: {resource.name!r} could not be opened in time; the "
-                        f"last attempt failed with {outage.error!r}; {self._situation()}"
-                    ) from outage.error
+                    raise self._timeout(
+                        f"{resource.name!r} could not be opened in time; the last attempt "
+                        f"failed with {outage.error!r}") from outage.error
             try:
                 self._open(resource)
                 return resource
@@ -539,13 +540,13 @@ class Pool(Generic[R]):
     def _drain(self) -> None:
         """Close what lies in a closed pool: all of it, even if one close is interrupted."""
         interruption = None
-        resource = self._queue.pick()
+        resource = self._queue.pickColdest()
         while resource is not None:
             try:
                 self._settle(resource)
             except BaseException as error:
                 interruption = interruption or error
-            resource = self._queue.pick()
+            resource = self._queue.pickColdest()
         if interruption is not None:
             raise interruption
 
@@ -646,7 +647,7 @@ class Pool(Generic[R]):
 
     def _openMissing(self) -> None:
         queue = self._queue
-        missing = min(self.minOpen, self.capacity) - self._countOpen()
+        missing = self.minOpen - self._countOpen()
         while missing > 0 and queue.line is not SHUT:
             resource = queue.pickClosed()
             if resource is None:
@@ -703,9 +704,8 @@ class Pool(Generic[R]):
             if self._recycler.get("thread") is recycler and not recycler.isAlive:
                 del self._recycler["thread"]
             raise
-        if self.closed:  # meanwhile
+        if self.closed:  # meanwhile, perhaps by a hook that the recycler ran
             self.stopRecycler()
-            raise self._queue.closedError()
 
     def stopRecycler(self) -> None:
         """End the recycler's thread, if it runs; blocks while a recycle is under way."""

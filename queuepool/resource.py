@@ -179,8 +179,10 @@ class Resource:
 
     @_usageCount.setter
     def _usageCount(self, count: int) -> None:
-        if self._slot is not NOWHERE:
-            self._slot.takesAtOpen = self._slot.takes - count
+        slot = self._slot
+        if self._pool is not None and slot is not NOWHERE:
+            slot.takesAtOpen = slot.takes - count
+            slot.takesLimit = slot.takesAtOpen + self._pool._maxUsageCount
 
     @property
     def age(self) -> float | None:

@@ -48,7 +48,7 @@ def test_at_the_deadline_it_is_a_time_out_caused_by_the_last_error(world):
     assert failed >= 1 and caught.value.__cause__ is errors[failed - 1]
     assert str(caught.value) == (
         f"pool 'p': 'p-0' could not be opened in time; the last attempt failed with "
-        f"{errors[failed - 1]!r}; capacity 1, taken 0, idle 0, waiting 0")
+        f"{errors[failed - 1]!r}: capacity 1, taken 0, idle 0, waiting 0")
 
 
 @pytest.mark.parametrize("options, timeout", [({"openRetryTime": 0.01}, None), ({}, 0)])
@@ -244,3 +244,26 @@ def test_the_pauses_are_a_bit_at_random(monkeypatch):
     outage = Outage()
     outage.noteFailure(OSError(), 10.0)
     assert outage.nextTryAt == pytest.approx(10.0 + 0.85 * FIRST_PAUSE)
+
+
+def test_giving_up_in_an_outage_counts_as_a_time_out(world):
+    pool = failing(1, world, [OSError()])
+    with pytest.raises(PoolTimeout):
+        pool.take(timeout=0)
+    assert pool.stats().timeouts == 1
+
+
+def test_shrinking_while_one_is_tried_lets_the_others_go(world):
+    gate = Gate()
+
+    def holdUp():
+        gate()
+
+    pool = failing(3, world, [OSError(), holdUp])
+    trying = start(pool.take)
+    gate.awaitArrival()
+    pool.resize(1)
+    assert pool.stats().idle == 0
+    gate.open()
+    pool.put(trying.result())
+    checkWhole(pool, world)
