@@ -166,8 +166,14 @@ class IdleQueue(queue.LifoQueue[Resource]):
 
     def awaitEnd(self, timeout: float | None) -> None:
         """Wait up to timeout seconds until the last member of a shut queue is gone."""
+        deadline = None if timeout is None else monotonic() + timeout
         with contextlib.suppress(Empty):
-            self.ended.put(self.ended.get(timeout=timeout))  # and tell the next who waits
+            while self.members:
+                seconds = self._secondsToNextLook(deadline)
+                try:
+                    self.ended.put(self.ended.get(timeout=seconds))  # and tell the next one
+                except Empty:
+                    self._mend()
 
     def changeCapacity(self, capacity: int) -> None:
         """Set how many members there may be; the surplus is for the caller to dismiss."""
@@ -300,9 +306,9 @@ class IdleQueue(queue.LifoQueue[Resource]):
         line = self.line
         if line is SHUT:
             raise self.closedError()
-        box: SimpleQueue[Resource | ref[Give]] = SimpleQueue()
+        box: SimpleQueue[Resource | None] = SimpleQueue()
         give: Give = partial(box.put)
-        lost = ref(give, box.put)
+        lost = ref(give, partial(box.put, None))  # calls box.put(None, block=lost)
         try:
             (line.appendleft if isFirst else line.append)(give)
             give = _nobody  # now only the line refers to it, and then its giver
@@ -315,7 +321,7 @@ class IdleQueue(queue.LifoQueue[Resource]):
                     self._mend()
                     self.serve()
                 else:
-                    return item if isinstance(item, Resource) else None
+                    return item
             raise self.closedError()
         except BaseException as error:
             try:
@@ -324,9 +330,9 @@ class IdleQueue(queue.LifoQueue[Resource]):
                 # It was taken out of the line: what it was given is in the box or about to be.
                 give = _nobody
                 if lost() is None:
-                    box.put(lost)  # perhaps it was told already
+                    box.put(None)  # perhaps it was told already
                 item = box.get()
-                if isinstance(item, Resource):
+                if item is not None:
                     if isinstance(error, Empty):
                         return item
                     self.put(item)

@@ -7,7 +7,7 @@ import random
 #: Seconds before the second attempt; doubled each time.
 FIRST_PAUSE = 0.1
 #: Seconds between two attempts at the most: what opens again is found open within a second.
-LONGEST_PAUSE = 0.95
+LONGEST_PAUSE = 0.75
 
 
 class Outage:

@@ -593,6 +593,7 @@ class Pool(Generic[R]):
             if watch() is None:
                 self._dropped(watch)
         if queue.line is SHUT:
+            self._drain()
             return
         if self._factory is not None and len(queue.members) < queue.maxsize:
             names = {slot.name for slot in list(queue.members.values())}

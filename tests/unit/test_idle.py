@@ -179,7 +179,7 @@ def test_a_waiter_that_is_interrupted_while_it_is_served_lays_it_down(places, mo
         def __init__(self):
             self.items = []
 
-        def put(self, item):
+        def put(self, item, block=True):
             self.items.append(item)
 
         def get(self, timeout=None):
@@ -200,7 +200,7 @@ def test_a_waiter_that_is_interrupted_after_its_place_was_lost_has_nothing_to_la
         def __init__(self):
             self.items = []
 
-        def put(self, item):
+        def put(self, item, block=True):
             self.items.append(item)
 
         def get(self, timeout=None):
