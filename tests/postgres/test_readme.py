@@ -56,3 +56,10 @@ def test_every_python_block_of_the_readme_runs(dsn, echoPort, tmp_path, monkeypa
             pool.close()
     assert capsys.readouterr().out == "42\n"
     assert len(pools) == 4
+
+
+def test_every_test_that_the_readme_names_is_there():
+    named = set(re.findall(r"`(test_\w+)`", README.read_text(encoding="utf-8")))
+    there = {name for path in README.parent.glob("tests/**/test_*.py")
+             for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.M)}
+    assert named and not named - there
