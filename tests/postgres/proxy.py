@@ -8,7 +8,7 @@ import socket
 import struct
 import threading
 
-from tests.helpers import PATIENCE
+from tests.helpers import PATIENCE, awaitTrue
 
 #: How a socket tells that its other end is closed, though nobody has read up to there.
 _ENDED = getattr(select, "POLLRDHUP", 0) | select.POLLHUP
@@ -96,6 +96,10 @@ class Proxy:
         """
         self._forEach(Link.drop)
 
+    def settle(self):
+        """Wait until whatever the server has ended has ended for its client too."""
+        awaitTrue(lambda: self._run(self._isSettled))
+
     def held(self):
         """Tell how many connections clients hold open."""
         return self._run(self._held)
@@ -131,6 +135,9 @@ class Proxy:
 
     def _held(self):
         return sum(link.client.isHeld for link in self._links)
+
+    def _isSettled(self):
+        return all(link.server.isHeld for link in self._links)
 
     def noteLink(self, link):
         """Count one that a client has made."""
@@ -210,8 +217,10 @@ class Side(asyncio.Protocol):
 
     @property
     def isHeld(self):
-        """Tell whether whoever is on this side has not closed it."""
-        number = -1 if self.isOver else self.transport.get_extra_info("socket").fileno()
+        """Tell whether whoever is on this side has not closed it, or is yet to be reached."""
+        if self.transport is None or self.isOver:
+            return not self.isOver
+        number = self.transport.get_extra_info("socket").fileno()
         if number < 0:
             return False
         poller = select.poll()

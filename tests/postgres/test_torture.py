@@ -1,0 +1,242 @@
+"""The long run: threads at work while everything that can go wrong does, and nothing is lost.
+
+QUEUEPOOL_TORTURE_SECONDS (10) says for how long, QUEUEPOOL_TORTURE_SEED repeats a course of faults.
+"""
+
+import contextlib
+import itertools
+import os
+import random
+import threading
+import time
+from collections import Counter
+
+import psycopg2
+import pytest
+
+from queuepool import PoolError
+from tests.helpers import awaitTrue, checkClosed, checkWhole, start
+
+SECONDS = float(os.environ.get("QUEUEPOOL_TORTURE_SECONDS", 10))
+SEED = int(os.environ.get("QUEUEPOOL_TORTURE_SEED", random.randrange(10 ** 6)))
+THREADS, CAPACITY = 50, 10
+
+
+class Faults:
+    """Do harm at random, and keep account of when it began and when it was over."""
+
+    def __init__(self, server, proxy, seed):
+        self.server = server
+        self.proxy = proxy
+        self.random = random.Random(seed)
+        self.spans = []
+        self.counts = Counter()
+        self.pause = threading.Event().wait
+        self.kinds = [
+            self.close, self.reset, self.hold, self.swallow, self.delay, self.refuse,
+            self.terminate, self.terminateOne, self.crash, self.freeze, self.restart, self.kill]
+
+    def run(self, seconds):
+        until = time.monotonic() + seconds
+        course = []
+        while time.monotonic() < until:
+            self.pause(self.random.uniform(0.2, 0.6))
+            if not course:  # each kind once, before any comes again
+                course = self.random.sample(self.kinds, len(self.kinds))
+            fault = course.pop()
+            span = [time.monotonic(), float("inf")]
+            self.spans.append(span)
+            fault()
+            span[1] = time.monotonic()
+            self.counts[fault.__name__] += 1
+
+    def lasting(self):
+        self.pause(self.random.uniform(0.1, 0.5))
+
+    def close(self):
+        self.proxy.close()
+
+    def reset(self):
+        self.proxy.reset()
+
+    def hold(self):
+        """Nothing passes for a while; what was held up arrives then."""
+        self.proxy.hold()
+        self.lasting()
+        self.proxy.release()
+
+    def swallow(self):
+        """What is sent gets lost, until the network gives the connections up."""
+        self.proxy.swallow()
+        self.lasting()
+        self.proxy.reset()
+
+    def delay(self):
+        self.proxy.delay = 0.02
+        self.lasting()
+        self.proxy.delay = 0.0
+
+    def refuse(self):
+        """The way is blocked: connections break, and none can be made."""
+        self.proxy.refuse()
+        self.proxy.reset()
+        self.lasting()
+        self.proxy.listen()
+
+    def terminate(self):
+        self._terminate("")
+
+    def terminateOne(self):
+        self._terminate("order by backend_start limit 1")
+
+    def _terminate(self, which):
+        pids = self.server.value(
+            "select array(select pid from pg_stat_activity where application_name = 'pool' "
+            f"{which})")
+        with self.server.connect() as conn, conn.cursor() as cur:
+            cur.execute("select pg_terminate_backend(pid) from unnest(%s) as pid", (pids,))
+
+            def areGone():
+                cur.execute("select count(*) from pg_stat_activity where pid = any(%s)", (pids,))
+                return cur.fetchone() == (0,)
+
+            awaitTrue(areGone)
+        self.proxy.settle()
+
+    def crash(self):
+        """One backend is killed; the server ends all others and recovers."""
+        self.server.killBackend()
+        self.pause(0.05)
+        self.server.awaitUp()
+        self.proxy.settle()
+
+    def freeze(self):
+        self.server.freeze()
+        self.lasting()
+        self.server.thaw()
+
+    def restart(self):
+        self.server.stop()
+        self.lasting()
+        self.server.start()
+        self.proxy.settle()
+
+    def kill(self):
+        self.server.kill()
+        self.lasting()
+        self.server.start()
+        self.proxy.settle()
+
+
+class Request:
+    """Write a row in a transaction, and read it back on another checkout; note what came of it."""
+
+    def __init__(self, pool, key):
+        self.pool = pool
+        self.key = key
+        self.word = f"word {key}"
+        self.isWritten = False  # True, False, or None for what is not known
+        self.error = None
+        self.began = time.monotonic()
+        try:
+            self.write()
+            self.readBack()
+        except Exception as error:
+            self.error = error
+        self.ended = time.monotonic()
+
+    def write(self):
+        with self.pool.take() as conn, conn.cursor() as cur:
+            cur.execute("insert into torture values (%s, %s) returning word", (self.key, self.word))
+            assert cur.fetchall() == [(self.word,)], "another's result"
+            self.isWritten = None
+            conn.commit()
+            self.isWritten = True
+
+    def readBack(self):
+        with self.pool.take() as conn, conn.cursor() as cur:
+            cur.execute("select word, %s from torture where key = %s", (self.key, self.key))
+            assert cur.fetchall() == [(self.word, self.key)], "another's result, or none"
+
+    @property
+    def took(self):
+        return self.ended - self.began
+
+
+@pytest.mark.timeout(SECONDS * 3 + 110)
+def test_torture(frailPool, server, proxy, proxyDsn, capsys):
+    server.value("create table torture (key bigint, word text)")
+    pool = frailPool(CAPACITY, proxyDsn, openRetryTime=30.0, takeTimeout=30.0,
+                     pingTime=0.1, pingTimeout=0.25, maxUsageCount=200, maxOpenTime=3.0)
+    faults = Faults(server, proxy, SEED)
+    keys = itertools.count()
+    isOver = threading.Event()
+
+    def work():
+        requests = []
+        while not isOver.is_set():
+            requests.append(Request(pool, next(keys)))
+        return requests
+
+    beganAt = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        stack.callback(isOver.set)
+        workers = [start(work) for _ in range(THREADS)]
+        pool.startRecycler(0.5)
+        threading.Event().wait(1.0)
+        faults.run(SECONDS)
+        quietAt = time.monotonic()
+        threading.Event().wait(2.0)
+    requests = [request for worker in workers for request in worker.result()]
+    stats = pool.stats()
+
+    rows = Counter(dict(rowsOf(server)))
+    failed = [request for request in requests if request.error is not None]
+    failedAt = [request for request in failed
+                if not any(began <= request.ended and request.began <= ended
+                           for began, ended in faults.spans)]
+    takes = sorted(request.took for request in requests)
+    calm = rateOf(requests, beganAt, beganAt + 1.0)
+    after = rateOf(requests, quietAt + 1.0, quietAt + 2.0)
+    with capsys.disabled():
+        print(f"\n  seed {SEED}: {len(faults.spans)} faults in {quietAt - beganAt:.1f} s: "
+              + ", ".join(f"{count} {name}" for name, count in sorted(faults.counts.items()))
+              + f"\n  {len(requests)} requests of {THREADS} threads on {CAPACITY} slots, "
+              f"{len(failed)} failed, {len(failedAt)} of them out of any fault's time; "
+              f"{sum(request.isWritten is None for request in requests)} commits in doubt"
+              f"\n  a request took {takes[len(takes) // 2]:.3f} s (median), {takes[-1]:.3f} s "
+              f"(most); {calm:.0f} requests/s before the faults, {after:.0f} after"
+              f"\n  {proxy.connections} connections, never more than {proxy.mostHeld} at once; "
+              f"{stats.opens} opens, {stats.openErrors} failed attempts; closed: "
+              + ", ".join(f"{count} {reason}" for reason, count in stats.closesByReason.items()
+                          if count))
+
+    # What was said to be written is there once, what was rolled back is not.
+    for request in requests:
+        count = rows.pop(request.key, 0)
+        assert count in {True: [1], False: [0], None: [0, 1]}[request.isWritten], vars(request)
+    assert not rows
+    for request in failed:
+        assert isinstance(request.error, (psycopg2.Error, PoolError)), request.error
+    assert not failedAt, [vars(request) for request in failedAt]
+    assert proxy.mostHeld <= CAPACITY
+    assert after >= calm / 4  # others may have come to use the machine meanwhile
+    assert stats.timeouts == 0
+    pool.stopRecycler()
+    checkWhole(pool)
+    assert proxy.held() == CAPACITY
+    checkClosed(pool)
+
+
+def rowsOf(server):
+    with server.connect() as conn, conn.cursor() as cur:
+        cur.execute("select key, count(*) from torture group by key")
+        rows = cur.fetchall()
+        cur.execute("drop table torture")
+        return rows
+
+
+def rateOf(requests, began, ended):
+    """Return how many requests succeeded in this time, per second."""
+    return sum(request.error is None and began <= request.ended < ended
+               for request in requests) / (ended - began)
