@@ -22,15 +22,51 @@ SEED = int(os.environ.get("QUEUEPOOL_TORTURE_SEED", random.randrange(10 ** 6)))
 THREADS, CAPACITY = 50, 10
 
 
-class Faults:
-    """Do harm at random, and keep account of when it began and when it was over."""
+class Shift:
+    """Let those who work rest for a while, all of them."""
 
-    def __init__(self, server, proxy, seed):
+    def __init__(self):
+        self.isOver = False
+        self._resting = set()
+        self._mayWork = threading.Event()
+        self._mayWork.set()
+
+    def goesOn(self):
+        """Tell a worker whether there is more to do, at the end of a rest if there is one."""
+        if not self._mayWork.is_set():
+            me = threading.get_ident()
+            self._resting.add(me)
+            self._mayWork.wait()
+            self._resting.discard(me)
+        return not self.isOver
+
+    def rest(self):
+        """Return when all rest."""
+        self._mayWork.clear()
+        awaitTrue(lambda: len(self._resting) == THREADS)
+
+    def work(self):
+        self._mayWork.set()
+
+    def end(self):
+        self.isOver = True
+        self.work()
+
+
+class Faults:
+    """Do harm at random, and keep account of when it began and when it was over.
+
+    Some befall connections that are idle, all of them: then no request may notice.
+    """
+
+    def __init__(self, shift, server, proxy, seed):
+        self.shift = shift
         self.server = server
         self.proxy = proxy
         self.random = random.Random(seed)
         self.spans = []
         self.counts = Counter()
+        self.atRest = 0
         self.pause = threading.Event().wait
         self.kinds = [
             self.close, self.reset, self.hold, self.swallow, self.delay, self.refuse,
@@ -44,11 +80,16 @@ class Faults:
             if not course:  # each kind once, before any comes again
                 course = self.random.sample(self.kinds, len(self.kinds))
             fault = course.pop()
-            span = [time.monotonic(), float("inf")]
-            self.spans.append(span)
-            fault()
-            span[1] = time.monotonic()
             self.counts[fault.__name__] += 1
+            if self.random.random() < 0.4:
+                self.shift.rest()
+                fault()
+                self.shift.work()
+                self.atRest += 1
+            else:
+                began = time.monotonic()
+                fault()
+                self.spans.append((began, time.monotonic()))
 
     def lasting(self):
         self.pause(self.random.uniform(0.1, 0.5))
@@ -168,19 +209,19 @@ def test_torture(frailPool, server, proxy, proxyDsn, capsys):
     server.value("create table torture (key bigint, word text)")
     pool = frailPool(CAPACITY, proxyDsn, openRetryTime=30.0, takeTimeout=30.0,
                      pingTime=0.1, pingTimeout=0.25, maxUsageCount=200, maxOpenTime=3.0)
-    faults = Faults(server, proxy, SEED)
+    shift = Shift()
+    faults = Faults(shift, server, proxy, SEED)
     keys = itertools.count()
-    isOver = threading.Event()
 
     def work():
         requests = []
-        while not isOver.is_set():
+        while shift.goesOn():
             requests.append(Request(pool, next(keys)))
         return requests
 
     beganAt = time.monotonic()
     with contextlib.ExitStack() as stack:
-        stack.callback(isOver.set)
+        stack.callback(shift.end)
         workers = [start(work) for _ in range(THREADS)]
         pool.startRecycler(0.5)
         threading.Event().wait(1.0)
@@ -199,8 +240,10 @@ def test_torture(frailPool, server, proxy, proxyDsn, capsys):
     calm = rateOf(requests, beganAt, beganAt + 1.0)
     after = rateOf(requests, quietAt + 1.0, quietAt + 2.0)
     with capsys.disabled():
-        print(f"\n  seed {SEED}: {len(faults.spans)} faults in {quietAt - beganAt:.1f} s: "
+        print(f"\n  seed {SEED}: {sum(faults.counts.values())} faults in "
+              f"{quietAt - beganAt:.1f} s: "
               + ", ".join(f"{count} {name}" for name, count in sorted(faults.counts.items()))
+              + f"; {faults.atRest} of them while all were idle"
               + f"\n  {len(requests)} requests of {THREADS} threads on {CAPACITY} slots, "
               f"{len(failed)} failed, {len(failedAt)} of them out of any fault's time; "
               f"{sum(request.isWritten is None for request in requests)} commits in doubt"
@@ -210,7 +253,6 @@ def test_torture(frailPool, server, proxy, proxyDsn, capsys):
               f"{stats.opens} opens, {stats.openErrors} failed attempts; closed: "
               + ", ".join(f"{count} {reason}" for reason, count in stats.closesByReason.items()
                           if count))
-
     # What was said to be written is there once, what was rolled back is not.
     for request in requests:
         count = rows.pop(request.key, 0)
