@@ -8,8 +8,8 @@ import threading
 import pytest
 
 from queuepool import Pool
-from tests.helpers import (PATIENCE, FakeClock, FakeResource, Gate, World, awaitTrue,
-                           awaitWaiting, checkClosed, checkWhole, start)
+from tests.helpers import (PATIENCE, FakeClock, FakeResource, Gate, World, awaitTrue, awaitWaiting,
+                           checkClosed, checkWhole, start)
 
 CAPACITY = 2
 HOOKS = ("open", "close", "takeRepair", "putRepair")

@@ -13,7 +13,7 @@ import warnings
 import pytest
 
 from queuepool import Pool, PoolTimeout
-from tests.helpers import (PATIENCE, FakeResource, World, checkClosed, checkWhole, start)
+from tests.helpers import PATIENCE, FakeResource, World, checkClosed, checkWhole, start
 
 CAPACITY = 5
 SECONDS = float(os.environ.get("QUEUEPOOL_STRESS_SECONDS", "2"))
