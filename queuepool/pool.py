@@ -665,26 +665,23 @@ class Pool(Generic[R]):
 
     def _reportOverdue(self, now: float) -> None:
         """Warn once of each resource that is out for too long or whose thread has ended."""
-        frames = sys._current_frames()
+        running = set(sys._current_frames())  # a frame kept here would keep what it refers to
         threads = {thread.ident: thread.name for thread in threading.enumerate()}
         for slot in list(self._queue.members.values()):
             takenAt = slot.takenAt
             if takenAt is None or slot.overdueSince == takenAt:
                 continue
             # Under gevent the identities are those of greenlets: nobody's end can be told.
-            isDead = slot.takenBy not in frames and get_ident() in frames
+            isDead = slot.takenBy not in running and get_ident() in running
             if not isDead and (self.leakTime is None or now - takenAt <= self.leakTime):
                 continue
             slot.overdueSince = takenAt
             slot.checkAt = PAST
-            frame = frames.get(slot.takenBy or 0)
-            stack = "".join(traceback.format_stack(frame)) if frame else ""
             self._warn(
                 "%r is out for %.1f s; thread %s, which took it, %s%s%s", slot.name,
                 now - takenAt, threads.get(slot.takenBy, slot.takenBy),
-                "has ended" if isDead else "is here:\n" + stack,
+                "has ended" if isDead else "is here:\n" + _stackOf(slot.takenBy),
                 "\nIt was taken here:\n" if slot.trace else "", slot.trace or "")
-        del frames
 
     def startRecycler(self, interval: float = 60) -> None:
         """Start a daemon thread that calls ``recycle`` every ``interval`` seconds.
@@ -890,6 +887,11 @@ def _startAllAfresh() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_startAllAfresh)
+
+
+def _stackOf(thread: int | None) -> str:
+    frame = sys._current_frames().get(thread or 0)
+    return "".join(traceback.format_stack(frame)) if frame else ""
 
 
 def _checkWhole(what: str, number: object, least: int) -> None:
