@@ -481,6 +481,9 @@ def interrupt(case, kind, number, opcodes):
 @pytest.mark.parametrize("kind", [PlainResource, FakeResource])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 def test_interruption_at_every_line(case, kind, quietly):
+    if sys.version_info < (3, 11) and case.__name__.startswith("takeWaiting"):
+        pytest.skip("a trace function keeps all locals of a frame alive before CPython 3.11, "
+                    "so a place in line is not dropped when its frame drops it")
     points, losses = interruptEverywhere(case, kind)
     print(f"{points} interruptions, {points - len(losses)} survived")
     assert not losses, "\n".join(losses)
