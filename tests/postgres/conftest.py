@@ -122,21 +122,10 @@ def wireDsn(wire, dsn):
 
 
 @pytest.fixture(scope="session")
-def makeServer(embeddedServer):
-    """Make servers that may be stopped, killed and frozen; they and their folders go at the end."""
-    with contextlib.ExitStack() as stack:
-        def make(**options):
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="queuepool-"))
-            return stack.enter_context(
-                Server(embeddedServer.bin, folder, user="pgserver", **options))
-        yield make
-
-
-@pytest.fixture(scope="session")
-def frailServer(makeServer):
-    server = makeServer()
-    server.create()
-    return server
+def frailServer(embeddedServer):
+    with Server(embeddedServer.bin) as server:
+        server.create()
+        yield server
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -14,6 +14,10 @@ import psycopg2
 from psycopg2.extensions import make_dsn
 
 from tests.helpers import PATIENCE, awaitTrue
+
+#: Whom the embedded server's package makes where it finds itself to be root, which PostgreSQL
+#: refuses to be.
+USER = "pgserver"
 
 #: Nothing has to outlive the machine.
 OPTIONS = {
@@ -26,25 +30,24 @@ OPTIONS = {
 
 
 class Server:
-    """Run the server program ``bin``/postgres on a data folder, as ``user`` where it refuses root.
+    """Run the server program ``bin``/postgres on a folder of its own; used in a with statement.
 
     The port stays the same from one start to the next.
     """
 
-    def __init__(self, bin, folder, user, **options):
+    def __init__(self, bin):
         self.bin = Path(bin)
-        self.data = os.path.join(folder, "data")
-        self.user = user
-        self.options = {**OPTIONS, **options}
         self._process = None
+        self._folder = tempfile.TemporaryDirectory(prefix="queuepool-")
+        self.data = os.path.join(self._folder.name, "data")
+        if os.geteuid() == 0:
+            shutil.chown(self._folder.name, USER)
         # Bound but not listening it refuses connections, and nobody else gets the port.
         self._port = socket.socket()
         self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._port.bind(("127.0.0.1", 0))
         self.port = self._port.getsockname()[1]
         self.dsn = make_dsn(host="127.0.0.1", port=self.port, user="postgres", dbname="postgres")
-        if os.geteuid() == 0:
-            shutil.chown(folder, user)
 
     def __enter__(self):
         return self
@@ -52,6 +55,7 @@ class Server:
     def __exit__(self, *exc_info):
         self.kill()
         self._port.close()
+        self._folder.cleanup()
 
     def create(self):
         """Make the data folder of a new server."""
@@ -77,7 +81,7 @@ class Server:
 
     def launch(self):
         """Start the server and wait for nothing."""
-        settings = [f"--{key}={value}" for key, value in self.options.items()]
+        settings = [f"--{key}={value}" for key, value in OPTIONS.items()]
         self._process = subprocess.Popen(
             [self.bin / "postgres", "-D", self.data, "-p", str(self.port), *settings],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
@@ -163,9 +167,9 @@ class Server:
     def _asUser(self):
         # The server's messages are looked for by their words.
         environment = {"LC_ALL": "C", "PATH": os.environ.get("PATH", "")}
-        if sys.platform == "win32" or os.geteuid() != 0:
+        if os.geteuid() != 0:
             return {"env": environment}
-        return {"env": environment, "user": self.user, "group": self.user, "extra_groups": []}
+        return {"env": environment, "user": USER, "group": USER, "extra_groups": []}
 
 
 def _isAlive(process):
