@@ -76,6 +76,8 @@ class Case:
         self.await_(users)
         self.clock.advance(11.0)  # all that is open is due now: for the recycler, or the taker
         self.await_([start(self.use) for _ in range(CAPACITY)])
+        if self.isRecycled:
+            assert pool._recycler["thread"].isAlive, "a hook ended the recycler"
         self.await_([start(pool.stopRecycler)])
         for resource in self.resources:
             resource.script = {}
