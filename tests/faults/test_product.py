@@ -66,21 +66,31 @@ class Case:
         if self.isAwaited:
             users = [start(self.use) for _ in range(CAPACITY)]
             awaitWaiting(pool, CAPACITY)
-        for resource in self.resources:
-            resource.script = {hook: [self.entry(outcome)]
-                               for hook, outcome in zip(HOOKS, self.outcomes)}
+        self.arm()
         if self.isRecycled:
             pool.startRecycler(0.0005)
         users += [start(self.giveBack, resource) for resource in taken]
-        del taken, resource
+        del taken
         self.await_(users)
+        for resource in self.resources:
+            resource.script = {}
+        with pool.take(PATIENCE), pool.take(PATIENCE):
+            pass  # both are open again
+        self.arm()
         self.clock.advance(11.0)  # all that is open is due now: for the recycler, or the taker
+        if self.isRecycled:
+            self.letThroughUntil(lambda: pool.stats().open == 0)
         self.await_([start(self.use) for _ in range(CAPACITY)])
         if self.isRecycled:
             assert pool._recycler["thread"].isAlive, "a hook ended the recycler"
         self.await_([start(pool.stopRecycler)])
         for resource in self.resources:
             resource.script = {}
+
+    def arm(self):
+        for resource in self.resources:
+            resource.script = {hook: [self.entry(outcome)]
+                               for hook, outcome in zip(HOOKS, self.outcomes)}
 
     def use(self):
         with contextlib.suppress(ValueError, Interruption):
@@ -93,18 +103,21 @@ class Case:
                 raise Refused
 
     def await_(self, users):
-        """Let through whoever is slow, after a look at the pool, until all users are done."""
-        def areDone():
+        self.letThroughUntil(lambda: not any(user.thread.is_alive() for user in users))
+        for user in users:
+            user.result()
+
+    def letThroughUntil(self, condition):
+        """Let through whoever is slow, after a look at the pool, until the condition holds."""
+        def isSo():
             for gate in self.gates:
                 if gate.arrived.acquire(blocking=False):
                     stats = self.pool.stats()
                     assert 0 <= stats.idle + stats.taken <= stats.capacity == CAPACITY, stats
                     gate.open()
-            return not any(user.thread.is_alive() for user in users)
+            return condition()
 
-        awaitTrue(areDone)
-        for user in users:
-            user.result()
+        awaitTrue(isSo)
 
 
 @pytest.fixture(autouse=True)
