@@ -142,13 +142,14 @@ class Pool(Generic[R]):
             except KeyError:
                 pass
             else:
-                if now <= slot.checkAt and now - slot.lastUsedAt <= self._maxIdleTime:
+                if (now <= slot.checkAt and now - slot.lastUsedAt <= self._maxIdleTime
+                        and not slot.isHooked):
                     slot.takes += 1
                     slot.takenBy = get_ident()
                     slot.takenAt = now
                     return resource  # type: ignore[return-value]
-                return cast(R, self._prepare(resource, now, now, timeout))
-        return cast(R, self._prepare(None, now, now, timeout))
+                return self._prepare(resource, now, now, timeout)  # type: ignore[return-value]
+        return self._prepare(None, now, now, timeout)  # type: ignore[return-value]
 
     def put(self, resource: R) -> None:
         """Give a taken resource back, or seed the pool with a new one.
@@ -180,14 +181,15 @@ class Pool(Generic[R]):
             while True:
                 if resource is None:
                     resource, now = self._wait(now, startedAt, deadline, isFirst)
-                resource = self._build(resource)
+                if type(resource) is Vacancy:
+                    resource = self._build(resource)
                 slot = resource._slot
-                reason = self._review(slot, now)
-                if reason is not None:
-                    self._close(resource, reason)
+                if now > slot.checkAt or now - slot.lastUsedAt > self._maxIdleTime:
+                    self._closeIfDue(resource, now)
                 if slot.isHooked:
                     resource.takeRepair()
-                    self._note(resource, Reason.REPAIR, now)
+                    if not resource._isOpen or resource._openings != slot.openings:
+                        self._note(resource, Reason.REPAIR, now)
                 if resource._isOpen:
                     break
                 better = queue.pick(openOnly=True)
@@ -257,9 +259,7 @@ class Pool(Generic[R]):
         return PoolTimeout(f"pool {self.name!r}: {message}: {self._situation()}")
 
     def _build(self, resource: Resource) -> Resource:
-        """Have the factory build what a vacancy stands for; return anything else as it is."""
-        if type(resource) is not Vacancy:
-            return resource
+        """Have the factory build what a vacancy stands for."""
         slot = resource._slot
         assert self._factory is not None, "only a pool with a factory has vacancies"
         built = self._factory(slot.name)
@@ -330,8 +330,7 @@ class Pool(Generic[R]):
     def _note(self, resource: Resource, reason: Reason, now: float) -> None:
         """Count what the user's code may have closed or opened by itself."""
         slot = resource._slot
-        isNew = resource._isOpen and resource._openings != slot.openings
-        if slot.openedAt is not None and (isNew or not resource._isOpen):
+        if slot.openedAt is not None:
             slot.countClose(reason)
             self._log(logging.DEBUG, "closed %r: %s", resource.name, reason)
             if self.openRetryTime and reason in (Reason.EXCEPTION, Reason.REPAIR):
@@ -404,7 +403,7 @@ class Pool(Generic[R]):
     def _takeBack(self, resource: Resource, error: BaseException | None, now: float) -> None:
         """Put back what needs a closer look; ``error`` is what its user's with-block raised."""
         slot = resource._slot
-        isMember = self._queue.isMember(resource)
+        isMember = slot.watch in self._queue.members
         takenAt = slot.takenAt  # read and cleared at once: of two who put the same, one gets on
         slot.takenAt = None
         if takenAt is None:
@@ -417,10 +416,13 @@ class Pool(Generic[R]):
         elif not isMember:
             self._disown(resource)  # it was taken before a fork
         else:
-            slot.countUse(now - takenAt)
+            used = now - takenAt
+            slot.useTime += used
+            if used > slot.useMax:
+                slot.useMax = used
             if slot.overdueSince == takenAt:
                 self._log(logging.INFO, "%r came back after %.1f s",
-                          resource.name, now - takenAt)
+                          resource.name, used)
             self._finish(resource, error, now)
 
     def _finish(self, resource: Resource, error: BaseException | None, now: float) -> None:
@@ -430,12 +432,12 @@ class Pool(Generic[R]):
         try:
             slot.lastUsedAt = now
             slot.trace = None
-            self._note(resource, Reason.USER if error is None else Reason.EXCEPTION, now)
-            reason = self._review(slot, now)
+            if not resource._isOpen or resource._openings != slot.openings:
+                self._note(resource, Reason.USER if error is None else Reason.EXCEPTION, now)
             if error is not None and self._closesOn(error):
-                reason = Reason.EXCEPTION
-            if reason is not None:
-                self._close(resource, reason)
+                self._close(resource, Reason.EXCEPTION)
+            elif now > slot.checkAt or slot.takes >= slot.takesLimit:
+                self._closeIfDue(resource, now)
             if slot.isHooked:
                 try:
                     resource.putRepair()
@@ -443,7 +445,8 @@ class Pool(Generic[R]):
                     self._warn("putRepair of %r failed; it is closed", resource.name,
                                exc_info=True)
                     self._close(resource, Reason.REPAIR)
-                self._note(resource, Reason.REPAIR, now)
+                if not resource._isOpen or resource._openings != slot.openings:
+                    self._note(resource, Reason.REPAIR, now)
             isFit = True
         finally:
             try:
@@ -464,17 +467,20 @@ class Pool(Generic[R]):
 
     # -- what take, put and recycle share
 
-    def _review(self, slot: Slot, now: float) -> Reason | None:
-        """Tell why what is open in a held slot is to be closed, or None.
+    def _closeIfDue(self, resource: Resource, now: float) -> None:
+        """Close a held resource if one of the limits says so.
 
         Resets checkAt before it looks, so that what is asked for later is seen later.
         """
+        slot = resource._slot
         self._resetCheck(slot)
-        return self._due(slot, now)
+        reason = self._due(slot, now)
+        if reason is not None:
+            self._close(resource, reason)
 
     def _resetCheck(self, slot: Slot) -> None:
         slot.checkAt = slot.retireAt
-        if slot.isHooked or slot.epoch is not self._epoch or self._queue.isOverfull:
+        if slot.epoch is not self._epoch or self._queue.isOverfull:
             slot.checkAt = PAST
 
     def _due(self, slot: Slot, now: float) -> Reason | None:
@@ -506,26 +512,12 @@ class Pool(Generic[R]):
             self._note(resource, reason, 0.0)
 
     def _settle(self, resource: Resource) -> None:
-        """Lay a held resource down: the one way out that does not lead to a user.
-
-        It leaves the pool for good if the pool was closed or shrunk.
-        """
+        """Lay a held resource down: the one way out that does not lead to a user."""
         queue = self._queue
-        slot = resource._slot
-        if not queue.isMember(resource):
-            return
-        if queue.line is SHUT or queue.isOverfull:
-            try:
-                self._close(
-                    resource, Reason.POOL_CLOSED if queue.line is SHUT else Reason.SHRUNK)
-            finally:
-                isGone = queue.dismiss(resource, onlySurplus=queue.line is not SHUT)
-            if isGone:
-                self._spareSlots.append(slot)
-                return
-        queue.layDown(resource)
-        if queue.line or queue.isOverfull:
-            self._attend()
+        if queue.isMember(resource):
+            queue.layDown(resource)
+            if queue.line or len(queue.members) > queue.maxsize:
+                self._attend()
 
     def _attend(self) -> None:
         """See to what has come up when a resource was laid down."""
@@ -533,8 +525,7 @@ class Pool(Generic[R]):
         if queue.line is SHUT:
             self._drain()
         else:
-            if queue.isOverfull:
-                self._trim()
+            self._trim()
             queue.serve()
 
     def _drain(self) -> None:
@@ -543,7 +534,7 @@ class Pool(Generic[R]):
         resource = self._queue.pickColdest()
         while resource is not None:
             try:
-                self._settle(resource)
+                self._letGo(resource, Reason.POOL_CLOSED)
             except BaseException as error:
                 interruption = interruption or error
             resource = self._queue.pickColdest()
@@ -557,7 +548,19 @@ class Pool(Generic[R]):
             resource = queue.pickColdest()
             if resource is None:
                 return  # the rest goes when it comes back
-            self._settle(resource)
+            self._letGo(resource, Reason.SHRUNK)
+
+    def _letGo(self, resource: Resource, reason: Reason) -> None:
+        """Close a held resource and let it leave the pool for good, if it still is to."""
+        queue = self._queue
+        slot = resource._slot
+        try:
+            self._close(resource, reason)
+        finally:
+            if queue.dismiss(resource, onlySurplus=queue.line is not SHUT):
+                self._spareSlots.append(slot)
+            else:
+                queue.put(resource)
 
     def _dropped(self, watch: Watch) -> None:
         """Bring the slot of a dropped resource back.
@@ -640,9 +643,7 @@ class Pool(Generic[R]):
             if resource is None:
                 continue
             try:
-                reason = self._review(slot, now)  # anew: before the claim it was not in hand
-                if reason is not None:
-                    self._close(resource, reason)
+                self._closeIfDue(resource, now)  # anew: before the claim it was not in hand
             finally:
                 self._settle(resource)
 
@@ -654,7 +655,8 @@ class Pool(Generic[R]):
             if resource is None:
                 return
             try:
-                resource = self._build(resource)
+                if type(resource) is Vacancy:
+                    resource = self._build(resource)
                 self._open(resource)
                 missing -= 1
             except Exception:

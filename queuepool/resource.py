@@ -22,8 +22,8 @@ class Slot:
 
     A slot is written only by the thread that holds its resource, so its fields need no lock and
     lose no count. It outlives its resource: when that is dropped, the next one goes on counting.
-    The one field that others write is ``checkAt``: PAST asks the holder to look closely at the
-    next take or put (at invalidate, resize, close, and always when the class has repair hooks).
+    The one field that others write is ``checkAt``: until then nothing is due but for idleness;
+    PAST asks the holder to look closely at the next take or put (after invalidate, resize).
     Whoever wants that changes the pool first and sets ``checkAt`` then; the holder resets it
     first and looks at the pool then, so no request is overlooked.
     """
@@ -39,7 +39,7 @@ class Slot:
     def __init__(self, name: str) -> None:
         self.name = name
         self.watch: Watch | None = None  # on the resource that fills it
-        self.isHooked = False  # takes and puts always look closely
+        self.isHooked = False  # takes and puts have repair hooks to call
         self.overdueSince: float | None = None  # the takenAt of a take that was reported
         self.trace: str | None = None  # the stack of its take
         self.epoch: object = None  # the pool's at the time it was opened
@@ -77,11 +77,6 @@ class Slot:
         """Note how long a call of open() took."""
         self.openTime += seconds
         self.openMax = max(self.openMax, seconds)
-
-    def countUse(self, seconds: float) -> None:
-        """Note how long it was taken."""
-        self.useTime += seconds
-        self.useMax = max(self.useMax, seconds)
 
     def countWait(self, seconds: float) -> None:
         """Note how long somebody stood in line."""
@@ -222,7 +217,7 @@ class Resource:
         now = pool._clock()
         takenAt = slot.takenAt
         if (takenAt is not None and exc_value is None and now <= slot.checkAt
-                and slot.takes < slot.takesLimit and self._isOpen):
+                and slot.takes < slot.takesLimit and self._isOpen and not slot.isHooked):
             # From here until it lies in its place nothing is called, so that neither a signal nor,
             # with the GIL, another thread comes in between: of two who put the same resource only
             # one gets here, and no interruption finds the slot nowhere.
