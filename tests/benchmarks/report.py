@@ -5,9 +5,11 @@ import statistics
 from pathlib import Path
 
 from tests.benchmarks import compare
-from tests.benchmarks.contenders import FLOOR, LIFO, OURS
+from tests.benchmarks.contenders import CONTENDERS, FLOOR, LIFO, OURS
 
-COLOURS = {OURS: "#d62728", LIFO: "#555555", FLOOR: "#aaaaaa"}
+COLOURS = dict(zip(CONTENDERS, (
+    "#d62728", "#ff9896", "#1f77b4", "#2ca02c", "#9467bd", "#e6a700", "#c49c00")))
+COLOURS |= {LIFO: "#555555", FLOOR: "#aaaaaa"}
 
 
 def write(folder):
@@ -111,7 +113,7 @@ def plot(folder, pythons):
         for name, costs in found["checkout"].items():
             points = [(count, statistics.median(rounds))
                       for count, rounds in costs.items() if rounds]
-            axis.plot(*zip(*points), marker=".", label=name, color=COLOURS.get(name),
+            axis.plot(*zip(*points), marker=".", label=name, color=COLOURS[name],
                       linewidth=3 if name == OURS else 1.2)
         axis.set(title=f"CPython {version}", xlabel="threads", yscale="log")
         axis.grid(alpha=0.3, which="both")
@@ -125,9 +127,9 @@ def plot(folder, pythons):
     for axis, count in zip(axes, ("50", "200")):
         for row, (name, byCount) in enumerate(found["fairness"].items()):
             waits = [statistics.median(byCount[count][key]) for key in ("p50", "p99", "max")]
-            axis.plot(waits, [row] * 3, color=COLOURS.get(name, "#1f77b4"), linewidth=1)
+            axis.plot(waits, [row] * 3, color=COLOURS[name], linewidth=1)
             for wait, marker in zip(waits, "o|>"):
-                axis.plot(wait, row, marker, color=COLOURS.get(name, "#1f77b4"), markersize=8)
+                axis.plot(wait, row, marker, color=COLOURS[name], markersize=8)
         axis.set(title=f"{count} threads, 10 slots, 1 ms hold", xscale="log",
                  xlabel="wait, ms: median (o), 99 of 100 (|), longest (>)")
         axis.grid(alpha=0.3)
