@@ -113,15 +113,15 @@ class Master:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", *command], cwd=folder, start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, **kwargs,
-                env={**os.environ, "DSN": dsn, "C_FORCE_ROOT": "1", "PYTHONPATH": os.pathsep.join(
-                    [str(folder), *filter(None, sys.path)])})
+                env={**os.environ, "DSN": dsn, "C_FORCE_ROOT": "1",
+                     "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
         self.pid = self._process.pid
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exc_info):
-        if self.isThere():
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait(PATIENCE)
         print(self.log())
@@ -142,7 +142,7 @@ class Master:
             assert self._process.poll() is None, "it ended"
             return condition()
 
-        awaitTrue(holds)
+        awaitTrue(holds, patience=10.0)  # looking into the database takes twice as long again
 
     def end(self):
         """Ask it to end, wait until it and all its children have, return its exit code."""
