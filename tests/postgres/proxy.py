@@ -229,7 +229,8 @@ class Side(asyncio.Protocol):
 
     def connection_made(self, transport):
         self.transport = transport
-        transport.pause_reading()
+        # Soon, because Python 3.10 begins to read after this, whatever is said here.
+        self.proxy.loop.call_soon(transport.pause_reading)
         if self is self.link.client:
             self.proxy.noteLink(self.link)
             self.task = self.proxy.loop.create_task(self.link.connect())

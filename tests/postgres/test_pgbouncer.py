@@ -66,6 +66,11 @@ class Bouncer:
             [PROGRAM, "-q", *user, self._config], cwd=self._folder.name,
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         awaitTrue(self._answers)
+        self.awaitServer()
+
+    def awaitServer(self):
+        """Wait until it serves: once it has lost its server it refuses for a moment."""
+        awaitTrue(self._serves)
 
     def stop(self):
         """Stop it at once: all connections end."""
@@ -88,11 +93,19 @@ class Bouncer:
             return False
         return True
 
+    def _serves(self):
+        try:
+            with contextlib.closing(psycopg2.connect(self.dsn)) as conn:
+                return ask(conn) == 1
+        except psycopg2.OperationalError:
+            return False
+
 
 @pytest.fixture(params=["transaction", "session"])
 def bouncer(request, server):
     # In session mode each connection of a pool needs one of PgBouncer's for itself.
     size = {"transaction": 3, "session": 10}[request.param]
+    awaitTrue(lambda: backends(server) == 0)  # what the tests before left is gone
     with Bouncer(server, request.param, size) as bouncer:
         bouncer.size = size
         yield bouncer
@@ -189,6 +202,7 @@ def test_a_server_restarted_behind_it_is_not_noticed_by_any_user(frailPool, serv
     server.stop()
     server.start()
     awaitTrue(lambda: bouncer.count("servers") == 0)  # and the clients bound to them
+    bouncer.awaitServer()
     for _ in range(3):
         askMany(pool)
     assert pool.stats().openErrors == 0
@@ -219,6 +233,7 @@ def test_an_outage_of_the_server_behind_it_is_waited_for(frailPool, server, boun
                     return ask(conn)
             except psycopg2.Error as error:  # the server of its transaction is not there
                 failed.append(error)
+                threading.Event().wait(0.01)
 
     starting = threading.Timer(0.5, server.start)
     starting.start()
