@@ -19,7 +19,7 @@ from tests.helpers import awaitTrue, checkWhole, runTogether, start
 
 #: How long the long outage lasts, in seconds: in full only where time is given.
 IS_LONG = float(os.environ.get("QUEUEPOOL_TORTURE_SECONDS", 10)) >= 60
-OUTAGE = 10.0 if IS_LONG else 3.0
+OUTAGE = 10.0 if IS_LONG else 2.0
 
 
 def ask(conn, statement="select 1"):
