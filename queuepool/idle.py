@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import queue
+import threading
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -64,15 +65,19 @@ SHUT: deque[Give] = deque([_nobody])
 class IdleQueue(queue.LifoQueue[Resource]):
     """Keep the idle resources, last in first out, and serve those who wait, first come first.
 
-    Open resources are handed out before closed ones. ``put`` never blocks. The methods for
-    membership (``admit``, ``dismiss``, ``changeCapacity``) take ``mutex`` for a moment; it guards
-    a comparison with the capacity, nothing else.
+    Open resources are handed out before closed ones. ``put`` never blocks. What adds a member or
+    dismisses a surplus one takes a lock for a moment; it guards the comparison with the capacity,
+    nothing else, and a signal handler may enter it again. Whoever changes the capacity looks at
+    the members next.
     """
 
     def __init__(self, name: str, capacity: int, dropped: Callable[[Watch], None],
                  mend: Callable[[], None]) -> None:
         super().__init__(capacity)
         self.name = name
+        #: How many members there may be.
+        self.capacity = capacity
+        self._membership = threading.RLock()
         #: Called by the garbage collector for each member that is dropped.
         self._dropped = dropped
         #: Called now and then by those who wait, when nothing of the queue is in the making.
@@ -100,44 +105,64 @@ class IdleQueue(queue.LifoQueue[Resource]):
 
     # -- members
 
-    def fill(self, slot: Slot, resource: Resource) -> None:
-        """Make a held resource the one that fills this slot of a member."""
-        former = slot.watch
-        resource._slot = slot
+    def fill(self, slot: Slot, resource: Resource, former: Watch | None) -> bool:
+        """Make a held resource the one that fills this slot, in place of the former one.
+
+        Returns False, and changes nothing, if that is no member any more. Takes no lock.
+        """
         watch = Watch(resource, self._dropped)
-        # Nothing is called from here on: nobody sees a member too many.
+        resource._slot = slot
+        # Nothing is called between the two: nobody sees a member too many or too few.
         self.members[watch] = slot
-        if former is not None and former in self.members:
-            del self.members[former]
+        try:
+            del self.members[former]  # type: ignore[arg-type]
+        except KeyError:
+            del self.members[watch]
+            return False
         slot.watch = watch
+        return True
+
+    def fillUp(self, make: Callable[[], Resource]) -> None:
+        """Add members until there are as many as may be; one thread at a time does so."""
+        if len(self.members) < self.capacity:
+            with self._membership:
+                while len(self.members) < self.capacity:
+                    resource = make()
+                    self._join(resource._slot, resource)
+                    self.put(resource)
+
+    def _join(self, slot: Slot, resource: Resource) -> None:
+        watch = Watch(resource, self._dropped)
+        resource._slot = slot
+        slot.watch = watch
+        self.members[watch] = slot
 
     def admit(self, slot: Slot, resource: Resource) -> None:
         """Make a new resource a member, held by the caller; PoolError if there is no room."""
-        with self.mutex:
+        with self._membership:
             if resource._slot is not NOWHERE:
                 raise PoolError(f"pool {self.name!r}: {resource.name!r} was put already")
-            if len(self.members) >= self.maxsize:
+            if len(self.members) >= self.capacity:
                 raise PoolError(
                     f"pool {self.name!r}: {resource.name!r} was not put: it already has all "
-                    f"{self.maxsize} resources of its capacity")
-            self.fill(slot, resource)
+                    f"{self.capacity} resources of its capacity")
+            self._join(slot, resource)
 
     @property
     def isOverfull(self) -> bool:
         """Tell whether there are more members than the capacity allows, after a shrink."""
-        return len(self.members) > self.maxsize
+        return len(self.members) > self.capacity
 
     def dismiss(self, resource: Resource, onlySurplus: bool = False) -> bool:
         """Let a held member go for good; with onlySurplus only if there are too many."""
         slot = resource._slot
         if onlySurplus:
-            with self.mutex:
+            with self._membership:
                 if not self.isOverfull:
                     return False
                 self._remove(slot)
         else:
             self._remove(slot)
-        resource._slot = NOWHERE
         self.endTrial(slot)
         self.noteEnd()
         return True
@@ -150,13 +175,13 @@ class IdleQueue(queue.LifoQueue[Resource]):
     def forget(self, watch: Watch) -> Slot | None:
         """Let a member go whose resource was dropped; None if another thread has done so.
 
-        Takes no lock. The caller notes the end, when it has put another in its place or not.
+        Takes no lock.
         """
         slot = self.members.pop(watch, None)
         if slot is None or slot.watch is not watch:  # the latter: fill() was interrupted
             return None
         slot.watch = None
-        self.endTrial(slot)
+        self.noteEnd()
         return slot
 
     def noteEnd(self) -> None:
@@ -171,14 +196,10 @@ class IdleQueue(queue.LifoQueue[Resource]):
             while self.members:
                 seconds = self._secondsToNextLook(deadline)
                 try:
-                    self.ended.put(self.ended.get(timeout=seconds))  # and tell the next one
+                    self.ended.get(timeout=seconds)
                 except Empty:
                     self._mend()
-
-    def changeCapacity(self, capacity: int) -> None:
-        """Set how many members there may be; the surplus is for the caller to dismiss."""
-        with self.mutex:
-            self.maxsize = capacity
+            self.ended.put(None)  # for the next one who waits
 
     def isMember(self, resource: Resource) -> bool:
         """Tell whether the resource fills a slot of this queue's members."""

@@ -16,14 +16,22 @@ class Outage:
     Written only by the one thread that may try.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, now: float = 0.0) -> None:
+        self.startedAt = now
         self.error: BaseException | None = None
         self.nextTryAt = float("-inf")
         self._pause = FIRST_PAUSE
 
     def noteFailure(self, error: BaseException, now: float) -> None:
-        """Remember the last error and set the time of the next attempt, a bit at random."""
+        """Remember the last error and set the time of the next attempt, a bit at random.
+
+        The error without its traceback: that would keep all that the frames refer to.
+        """
         self.error = error
+        link: BaseException | None = error
+        while link is not None:
+            link.__traceback__ = None
+            link = link.__cause__ or link.__context__
         self.nextTryAt = now + self._pause * random.uniform(0.85, 1.0)
         self._pause = min(2.0 * self._pause, LONGEST_PAUSE)
 

@@ -7,6 +7,7 @@ or laid down again by ``_settle``, whatever is raised in between.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import random
@@ -16,7 +17,8 @@ import time
 import traceback
 import warnings
 import weakref
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from queue import Empty
 from threading import get_ident
 from types import TracebackType
@@ -111,6 +113,8 @@ class Pool(Generic[R]):
         self._slots: list[Slot] = []
         #: Those that no resource fills. Whoever pops one may write it.
         self._spareSlots: list[Slot] = []
+        #: What is to be logged of dropped resources.
+        self._unsaid: deque[str] = deque()
         #: At most one entry, "thread"; setdefault and pop decide who starts and stops it.
         self._recycler: dict[str, Recycler] = {}
         self._queue = IdleQueue(name, capacity, self._dropped, self._mend)
@@ -184,6 +188,7 @@ class Pool(Generic[R]):
                 if type(resource) is Vacancy:
                     resource = self._build(resource)
                 slot = resource._slot
+                slot.takenBy = get_ident()
                 if now > slot.checkAt or now - slot.lastUsedAt > self._maxIdleTime:
                     self._closeIfDue(resource, now)
                 if slot.isHooked:
@@ -193,9 +198,8 @@ class Pool(Generic[R]):
                 if resource._isOpen:
                     break
                 better = queue.pick(openOnly=True)
-                if better is None:
-                    giveUpAt = min(deadline, startedAt + self.openRetryTime)
-                    better = self._openInTurn(resource, giveUpAt)
+                if better is None and not queue.isOverfull:
+                    better = self._openInTurn(resource, startedAt, deadline)
                     now = self._clock()
                     if better is resource:
                         break
@@ -208,7 +212,6 @@ class Pool(Generic[R]):
             if self.leakTrace:
                 slot.trace = "".join(traceback.format_stack(sys._getframe(2)))
             slot.takes += 1
-            slot.takenBy = get_ident()
             slot.takenAt = now
             return resource
         except BaseException:
@@ -227,7 +230,7 @@ class Pool(Generic[R]):
               isFirst: bool) -> tuple[Resource, float]:
         """Take any idle resource in hand, standing in line for it; return it and the time then."""
         queue = self._queue
-        if self._factory is not None and len(queue.members) < queue.maxsize:
+        if self._factory is not None and len(queue.members) < queue.capacity:
             self._mend()
         try:
             try:
@@ -260,6 +263,7 @@ class Pool(Generic[R]):
 
     def _build(self, resource: Resource) -> Resource:
         """Have the factory build what a vacancy stands for."""
+        self._sayDropped()
         slot = resource._slot
         assert self._factory is not None, "only a pool with a factory has vacancies"
         built = self._factory(slot.name)
@@ -268,10 +272,11 @@ class Pool(Generic[R]):
                 f"pool {self.name!r}: the factory has to return a new Resource each time; "
                 f"for {slot.name!r} it returned {built!r}")
         self._adopt(slot, built)
-        self._queue.fill(slot, built)
+        self._queue.fill(slot, built, slot.watch)
         return built
 
-    def _openInTurn(self, resource: Resource, giveUpAt: float) -> Resource | None:
+    def _openInTurn(self, resource: Resource, startedAt: float,
+                    deadline: float) -> Resource | None:
         """Open a held resource if it is its turn; if that fails, try again while there is time.
 
         Returns it when it is open, or another one, also held, that came free meanwhile and is to
@@ -281,25 +286,30 @@ class Pool(Generic[R]):
         while queue.claimTrial(resource._slot):
             outage = self._outage
             if outage is not None:
+                giveUpAt = min(
+                    deadline, max(startedAt, outage.startedAt) + self.openRetryTime)
                 pause = min(outage.nextTryAt, giveUpAt) - self._clock()
                 if pause > 0.0:
                     with contextlib.suppress(Empty):
                         return queue.get(timeout=pause, isFirst=True)
                 if outage.nextTryAt > giveUpAt:
                     raise self._timeout(
-                        f"{resource.name!r} could not be opened in time; the last attempt "
-                        f"failed with {outage.error!r}") from outage.error
+                        f"{resource.name!r} could not be opened in "
+                        f"{self._clock() - startedAt:.3f} s; the last attempt failed with "
+                        f"{outage.error!r}") from outage.error
             try:
                 self._open(resource)
                 return resource
             except Exception as error:
                 if not self.openRetryTime:
                     raise
+                self._warn("opening %r failed; it is tried again", resource.name, exc_info=True)
                 queue.isDoubtful = True
                 if queue.claimTrial(resource._slot):
-                    if self._outage is None:
-                        self._outage = Outage()
-                    self._outage.noteFailure(error, self._clock())
+                    now = self._clock()
+                    outage = self._outage or Outage(now)
+                    outage.noteFailure(error, now)
+                    self._outage = outage
         return None
 
     def _open(self, resource: Resource) -> None:
@@ -323,9 +333,6 @@ class Pool(Generic[R]):
         slot.countOpen(now - startedAt)
         self._noteOpened(resource, epoch, now)
         self._log(logging.DEBUG, "opened %r in %.3f s", resource.name, now - startedAt)
-        if self._queue.isDoubtful:
-            self._outage = None
-            self._queue.endDoubt()
 
     def _note(self, resource: Resource, reason: Reason, now: float) -> None:
         """Count what the user's code may have closed or opened by itself."""
@@ -351,6 +358,9 @@ class Pool(Generic[R]):
         slot.retireAt = now + self._maxOpenTime * (1.0 - self._jitter * random.random())
         slot.epoch = epoch
         self._resetCheck(slot)
+        if self._outage is not None or self._queue.isDoubtful:
+            self._outage = None
+            self._queue.endDoubt()
 
     def _closeHalfOpen(self, resource: Resource) -> None:
         """Close what a failed open() left behind; the exception of the open is what counts."""
@@ -376,6 +386,7 @@ class Pool(Generic[R]):
                 f"is {owner._queue.placeOf(resource).value}; put it back there")
         if self.closed:
             raise self._queue.closedError()
+        self._sayDropped()
         slot = self._popSpare()
         slot.name = resource.name
         try:
@@ -516,7 +527,7 @@ class Pool(Generic[R]):
         queue = self._queue
         if queue.isMember(resource):
             queue.layDown(resource)
-            if queue.line or len(queue.members) > queue.maxsize:
+            if queue.line or len(queue.members) > queue.capacity:
                 self._attend()
 
     def _attend(self) -> None:
@@ -551,16 +562,22 @@ class Pool(Generic[R]):
             self._letGo(resource, Reason.SHRUNK)
 
     def _letGo(self, resource: Resource, reason: Reason) -> None:
-        """Close a held resource and let it leave the pool for good, if it still is to."""
+        """Close a held resource and let it leave the pool for good.
+
+        If it was one too many, that is settled first: it may be no more.
+        """
         queue = self._queue
         slot = resource._slot
+        if reason is Reason.SHRUNK and not queue.dismiss(resource, onlySurplus=True):
+            queue.put(resource)
+            return
         try:
             self._close(resource, reason)
         finally:
-            if queue.dismiss(resource, onlySurplus=queue.line is not SHUT):
-                self._spareSlots.append(slot)
-            else:
-                queue.put(resource)
+            if reason is Reason.POOL_CLOSED:
+                queue.dismiss(resource)
+            resource._slot = NOWHERE
+            self._spareSlots.append(slot)
 
     def _dropped(self, watch: Watch) -> None:
         """Bring the slot of a dropped resource back.
@@ -569,25 +586,43 @@ class Pool(Generic[R]):
         is back before anything is said about it.
         """
         queue = self._queue
-        slot = None if sys.is_finalizing() else queue.forget(watch)
-        if slot is None:
+        slot = queue.members.get(watch)
+        if slot is None or sys.is_finalizing():
             return
-        name, takenAt, trace = slot.name, slot.takenAt, slot.trace
-        if slot.openedAt is not None:
-            slot.countClose(Reason.DROPPED)
-        self._spareSlots.append(slot)
-        if self._factory is not None and queue.line is not SHUT:
-            self._addVacancy(name)
-            after = "its slot is filled anew"
-        else:
+        takenAt, trace = slot.takenAt, slot.trace
+        if self._factory is None or queue.line is SHUT or slot.watch is not watch:
+            if queue.forget(watch) is None:
+                return
+            self._noteDropped(slot)
+            self._spareSlots.append(slot)
             after = "its slot is free: put another one"
-        queue.noteEnd()
+        else:
+            vacancy = Vacancy(slot.name)
+            if not queue.fill(slot, vacancy, watch):
+                return  # another thread was faster
+            self._noteDropped(slot)
+            self._adopt(slot, vacancy)
+            queue.put(vacancy)
+            if queue.line is SHUT and queue.closed.pop(slot, None) is not None:
+                queue.dismiss(vacancy)
+            after = "its slot is filled anew"
         if takenAt is None:
             return  # an interruption dropped it inside the pool
-        message = (f"{name!r} was taken and dropped, and never put back; {after}"
+        message = (f"{slot.name!r} was taken and dropped, and never put back; {after}"
                    + (f". It was taken here:\n{trace}" if trace else ""))
-        self._warn("%s", message)
+        self._unsaid.append(message)
         warnings.warn(f"pool {self.name!r}: {message}", ResourceWarning, stacklevel=2)
+
+    def _sayDropped(self) -> None:
+        """Log what was dropped: not the collector does that, for logging may take locks."""
+        with contextlib.suppress(IndexError):
+            while True:
+                self._warn("%s", self._unsaid.popleft())
+
+    def _noteDropped(self, slot: Slot) -> None:
+        self._queue.endTrial(slot)
+        if slot.openedAt is not None:
+            slot.countClose(Reason.DROPPED)
 
     def _mend(self) -> None:
         """Bring the members to the number there should be, whatever was interrupted or resized."""
@@ -597,28 +632,24 @@ class Pool(Generic[R]):
                 self._dropped(watch)
         if queue.line is SHUT:
             self._drain()
-            return
-        if self._factory is not None and len(queue.members) < queue.maxsize:
-            names = {slot.name for slot in list(queue.members.values())}
-            number = 0
-            while len(queue.members) < queue.maxsize:
-                name = f"{self.name}-{number}"
-                number += 1
-                if name not in names:
-                    self._addVacancy(name)
-        self._trim()
+        else:
+            if self._factory is not None:
+                names = self._freeNames()
+                queue.fillUp(lambda: self._makeVacancy(next(names)))
+            self._trim()
 
-    def _addVacancy(self, name: str) -> None:
-        """Lay a vacancy down. Takes no lock: if two add one too many, _trim mends it."""
+    def _freeNames(self) -> Iterator[str]:
+        used = {slot.name for slot in list(self._queue.members.values())}
+        for number in itertools.count():
+            if f"{self.name}-{number}" not in used:
+                yield f"{self.name}-{number}"
+
+    def _makeVacancy(self, name: str) -> Vacancy:
         slot = self._popSpare()
         slot.name = name
         vacancy = Vacancy(name)
         self._adopt(slot, vacancy)
-        queue = self._queue
-        queue.fill(slot, vacancy)
-        queue.put(vacancy)
-        if queue.line is SHUT and queue.closed.pop(slot, None) is not None:
-            queue.dismiss(vacancy)
+        return vacancy
 
     # -- the whole pool
 
@@ -630,6 +661,7 @@ class Pool(Generic[R]):
         """
         now = self._clock()
         self._mend()
+        self._sayDropped()
         self._closeDue(now)
         self._openMissing()
         self._reportOverdue(now)
@@ -642,6 +674,7 @@ class Pool(Generic[R]):
             resource = queue.claim(slot)
             if resource is None:
                 continue
+            slot.takenBy = get_ident()
             try:
                 self._closeIfDue(resource, now)  # anew: before the claim it was not in hand
             finally:
@@ -654,6 +687,7 @@ class Pool(Generic[R]):
             resource = queue.pickClosed()
             if resource is None:
                 return
+            resource._slot.takenBy = get_ident()
             try:
                 if type(resource) is Vacancy:
                     resource = self._build(resource)
@@ -667,22 +701,26 @@ class Pool(Generic[R]):
 
     def _reportOverdue(self, now: float) -> None:
         """Warn once of each resource that is out for too long or whose thread has ended."""
-        running = set(sys._current_frames())  # a frame kept here would keep what it refers to
+        taken = [(slot, slot.takenAt, slot.takenBy)
+                 for slot in list(self._queue.members.values())]
+        # Looked at after the takes: a thread that has taken was there then, if it is not now. The
+        # identities only: a frame kept here would keep what it refers to. Under gevent they are
+        # those of greenlets, of which nobody's end can be told.
+        running = set(sys._current_frames())
+        areThreads = get_ident() in running
         threads = {thread.ident: thread.name for thread in threading.enumerate()}
-        for slot in list(self._queue.members.values()):
-            takenAt = slot.takenAt
-            if takenAt is None or slot.overdueSince == takenAt:
+        for slot, takenAt, takenBy in taken:
+            if takenAt is None or takenAt != slot.takenAt or takenAt == slot.overdueSince:
                 continue
-            # Under gevent the identities are those of greenlets: nobody's end can be told.
-            isDead = slot.takenBy not in running and get_ident() in running
+            isDead = areThreads and takenBy not in running
             if not isDead and (self.leakTime is None or now - takenAt <= self.leakTime):
                 continue
             slot.overdueSince = takenAt
             slot.checkAt = PAST
             self._warn(
                 "%r is out for %.1f s; thread %s, which took it, %s%s%s", slot.name,
-                now - takenAt, threads.get(slot.takenBy, slot.takenBy),
-                "has ended" if isDead else "is here:\n" + _stackOf(slot.takenBy),
+                now - takenAt, threads.get(takenBy, takenBy),
+                "has ended" if isDead else "is here:\n" + _stackOf(takenBy),
                 "\nIt was taken here:\n" if slot.trace else "", slot.trace or "")
 
     def startRecycler(self, interval: float = 60) -> None:
@@ -736,7 +774,7 @@ class Pool(Generic[R]):
         if self.closed:
             raise self._queue.closedError()
         queue = self._queue
-        queue.changeCapacity(capacity)
+        queue.capacity = capacity
         for slot in list(queue.members.values()):
             slot.checkAt = PAST
         self._mend()
@@ -755,6 +793,7 @@ class Pool(Generic[R]):
         if recycler is not None:
             recycler.stop()
         self._drain()
+        self._sayDropped()
         if queue.members and seconds != 0.0:
             queue.awaitEnd(seconds)
         return len(queue.members)
@@ -767,7 +806,7 @@ class Pool(Generic[R]):
     @property
     def capacity(self) -> int:
         """Tell how many resources the pool may have."""
-        return self._queue.maxsize
+        return self._queue.capacity
 
     def stats(self) -> Stats:
         """Return a snapshot of what the pool looks like and what it has done; never blocks."""
@@ -778,7 +817,7 @@ class Pool(Generic[R]):
             for reason, count in dict(slot.closes or ()).items():
                 byReason[reason] += count
         return Stats(
-            capacity=queue.maxsize, open=self._countOpen(), idle=queue.qsize(),
+            capacity=queue.capacity, open=self._countOpen(), idle=queue.qsize(),
             taken=self._countTaken(), waiting=queue.waiting(),
             takes=sum(slot.takes for slot in slots),
             waits=sum(slot.waits for slot in slots),
@@ -813,8 +852,10 @@ class Pool(Generic[R]):
 
     def _situation(self) -> str:
         queue = self._queue
-        return (f"capacity {queue.maxsize}, taken {self._countTaken()}, idle {queue.qsize()}, "
-                f"waiting {queue.waiting()}" + (", closed" if self.closed else ""))
+        return (f"capacity {queue.capacity}, taken {self._countTaken()}, idle {queue.qsize()}, "
+                f"waiting {queue.waiting()}"
+                + (", closed" if self.closed else "")
+                + (", one is being tried" if queue.isDoubtful else ""))
 
     def _countTaken(self) -> int:
         return sum(slot.takenAt is not None for slot in list(self._queue.members.values()))
@@ -848,7 +889,8 @@ class Pool(Generic[R]):
         recycler = self._recycler.pop("thread", None)
         self._slots = []
         self._spareSlots = []
-        self._queue = queue = IdleQueue(self.name, old.maxsize, self._dropped, self._mend)
+        self._outage = None
+        self._queue = queue = IdleQueue(self.name, old.capacity, self._dropped, self._mend)
         if old.line is SHUT:
             queue.shut()
             return
@@ -856,9 +898,10 @@ class Pool(Generic[R]):
         for watch, slot in old.members.items():
             resource = watch()
             slot.checkAt = PAST  # a put in this process is to look closely
-            isOut = slot.takenAt is not None and (not areThreads or slot.takenBy == get_ident())
+            isIdle = slot in old.open or slot in old.closed
+            isOut = not isIdle and (not areThreads or slot.takenBy == get_ident())
             if isOut or resource is None:
-                continue  # its user may still put it: see _takeBack
+                continue  # its user, or a hook that forked, may still put it: see _takeBack
             if slot.takenAt is None or self._factory is None:
                 slot.takenAt = None
                 self._disown(resource)
@@ -884,7 +927,10 @@ class Pool(Generic[R]):
 
 def _startAllAfresh() -> None:
     for pool in list(_pools):
-        pool._startAfresh()
+        try:
+            pool._startAfresh()
+        except BaseException:  # the next ones are to start afresh all the same
+            pool._warn("starting afresh in a child process failed", exc_info=True)
 
 
 if hasattr(os, "register_at_fork"):

@@ -140,6 +140,7 @@ class Connection(Resource):
         conn.set_session(**settings)
         self._settings = (
             conn.isolation_level, conn.readonly, conn.deferrable, conn.autocommit)
+        self._cursorFactory = conn.cursor_factory
         self._poll = _poller(conn.fileno())
         super().open()
 
@@ -181,10 +182,9 @@ class Connection(Resource):
         except psycopg2.Error:
             self.close()
             return
-        isRested = False
-        if self.pingTime is not None:
-            idleTime = self.idleTime
-            isRested = idleTime is not None and idleTime > self.pingTime
+        # What the property idleTime tells, without its calls.
+        isRested = (self.pingTime is not None and self._pool is not None
+                    and self._pool._clock() - self._slot.lastUsedAt > self.pingTime)
         if (isRested or isDoubtful) and not self._answers(conn):
             self.close()
             if isRested:  # else it was its own end that was told
@@ -202,6 +202,7 @@ class Connection(Resource):
             self.close()
         elif self.reset is not None:
             self.reset(conn)
+            conn.cursor_factory = self._cursorFactory
             if not self._clean(conn):
                 self.close()
 
@@ -306,6 +307,8 @@ class Connection(Resource):
 
 def _isReadOnlyByChoice(conn: connection) -> bool:
     """Tell whether the transaction is read-only because its user wanted it so."""
+    if conn.closed:
+        return False  # its user closed it: nothing can be asked any more
     if conn.readonly:
         return True
     # PostgreSQL 14 and later tell; of those before, nothing is known.

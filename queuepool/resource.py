@@ -7,6 +7,8 @@ import weakref
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from queuepool.errors import PoolError
+
 if TYPE_CHECKING:
     from queuepool.pool import Pool
     from queuepool.stats import Reason
@@ -44,7 +46,7 @@ class Slot:
         self.trace: str | None = None  # the stack of its take
         self.epoch: object = None  # the pool's at the time it was opened
         self.takenAt: float | None = None  # None: nobody has taken it
-        self.takenBy: int | None = None  # the thread that took it last
+        self.takenBy: int | None = None  # the thread that took it last, or has it in hand
         self.openedAt: float | None = None  # None: it is not open
         self.lastUsedAt = NEVER  # put back or opened
         self.checkAt = PAST
@@ -113,13 +115,12 @@ class Resource:
     Once in a pool, a resource belongs to it: touch it only between a take and its put.
     """
 
-    _slot: Slot = NOWHERE
-
     def __init__(self, name: str) -> None:
         self.name = name
         #: Whatever ``open`` opened: a connection, a session, a device.
         self.resource: Any = None
         self._pool: Pool[Any] | None = None
+        self._slot = NOWHERE
         self._isOpen = False
         self._openings = 0  # how often open() was called, by whomever
 
@@ -131,6 +132,7 @@ class Resource:
         """
         self._isOpen = True
         self._openings += 1
+        self._slot.checkAt = PAST  # the pool is to note it, whoever called this
 
     def close(self) -> None:
         """Close the resource; called when it is due (see ``Reason``), only while it is open.
@@ -213,7 +215,11 @@ class Resource:
         Blocks only in hooks, and raises nothing of theirs. The pool owns the resource afterwards.
         """
         slot = self._slot
-        pool: Pool[Any] = self._pool  # type: ignore[assignment]
+        pool = self._pool
+        if pool is None:
+            if exc_value is None:
+                raise PoolError(f"{self.name!r} is in no pool: there is nowhere to put it back")
+            return
         now = pool._clock()
         takenAt = slot.takenAt
         if (takenAt is not None and exc_value is None and now <= slot.checkAt

@@ -13,7 +13,7 @@ from queuepool.psycopg2 import ConnectionPool
 
 PLAIN = 3
 HOOKED = 11
-PSYCOPG2 = 15
+PSYCOPG2 = 13
 
 
 class Hooked(Resource):
@@ -66,6 +66,7 @@ def test_a_checkout_of_a_psycopg2_connection_keeps_to_its_budget(monkeypatch):
     conn = SimpleNamespace(
         closed=0, status=STATUS_READY, get_transaction_status=partial(int), fileno=line.fileno,
         isolation_level=None, readonly=None, deferrable=None, autocommit=False,
+        cursor_factory=None,
         set_session=dict, close=line.close)
     monkeypatch.setattr(psycopg2, "connect", lambda *args, **kwargs: conn)
     with server, ConnectionPool("p", 1) as pool:

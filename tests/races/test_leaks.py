@@ -47,9 +47,10 @@ def test_dropped_slot_is_free_for_seeding_without_a_factory(world, told, caplog)
     pool.put(PlainResource("b", world))
     takeAndDrop(pool)
     assert pool.stats().idle == 1
+    assert not caplog.records  # the collector does not log
+    pool.put(PlainResource("c", world))
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "'b'" in caplog.text and "put another" in caplog.text
-    pool.put(PlainResource("c", world))
     checkWhole(pool, world)
     checkClosed(pool)
 

@@ -78,7 +78,12 @@ class Stress:
         self.hold(resource)
         if chance > 0.92:
             self.pool.put(resource)
-        return 1  # else it is dropped
+        else:
+            # It is dropped. Its handle ends before: the collector, which calls the watch first,
+            # would let another thread open the next one an instant too early.
+            handle, resource.resource = resource.resource, None
+            resource.world.close(handle)
+        return 1
 
     def disturb(self):
         while time.monotonic() < self.end:

@@ -6,7 +6,7 @@ import pytest
 
 from queuepool import PoolClosed, PoolError, Resource
 from queuepool.idle import SHUT, IdleQueue, Place
-from queuepool.resource import NOWHERE, Slot
+from queuepool.resource import Slot
 from tests.helpers import awaitTrue, start
 
 
@@ -225,14 +225,14 @@ def test_nobody_is_admitted_beyond_the_capacity(places):
 def test_the_dismissed_makes_room(places):
     a, _, _ = [member(places, name) for name in "abc"]
     assert places.dismiss(a)
-    assert a._slot is NOWHERE and places.placeOf(a) is Place.GONE
+    assert places.placeOf(a) is Place.GONE
     member(places, "d")
 
 
 def test_only_the_surplus_is_dismissed_when_asked_so(places):
     a, b, c = [member(places, name) for name in "abc"]
     assert not places.dismiss(a, onlySurplus=True)
-    places.changeCapacity(2)
+    places.capacity = 2
     assert places.isOverfull
     assert places.dismiss(a, onlySurplus=True)
     assert not places.isOverfull
@@ -343,7 +343,7 @@ def test_a_dropped_member_is_forgotten_once(places):
 def test_the_next_one_that_fills_a_slot_takes_the_place_of_the_former(places):
     a = member(places, "a")
     built = Resource("a")
-    places.fill(a._slot, built)
+    places.fill(a._slot, built, a._slot.watch)
     assert places.isMember(built) and not places.isMember(a)
     assert len(places.members) == 1
 
