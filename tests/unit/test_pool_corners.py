@@ -1,0 +1,204 @@
+"""Corners where two rare things meet: doubt and repair, shrinking and closing, fork and outage."""
+
+import signal
+
+import pytest
+
+import queuepool.pool
+from queuepool import Pool, PoolError, PoolTimeout, Reason
+from tests.helpers import (FakeResource, Gate, PlainResource, awaitWaiting, checkClosed, checkWhole,
+                           start)
+
+
+def flaky(world, capacity, errors, **options):
+    """Return a pool whose opens raise what is popped from ``errors``, as long as there is any."""
+    def play():
+        if errors:
+            raise errors.pop(0)
+
+    return Pool("p", capacity, openRetryTime=10.0, **options,
+                factory=lambda name: FakeResource(name, world, open=[play] * 99))
+
+
+def test_the_outage_keeps_no_frame_of_what_failed(world):
+    errors = [OSError("refused") for _ in range(9)]
+    pool = flaky(world, 1, list(errors))
+    with pytest.raises(PoolTimeout) as caught:
+        pool.take(timeout=0)
+    assert caught.value.__cause__ is errors[0]
+    assert errors[0].__traceback__ is None
+
+
+def test_an_open_that_succeeds_while_another_fails_ends_the_outage(world):
+    pool = flaky(world, 2, [])
+    gate = Gate()
+    fails = [True]
+
+    def failSlowly():
+        if fails:
+            fails.clear()
+            gate()
+            raise OSError("refused")
+
+    pool._factory = None
+    for resource in pool._queue.closed.values():
+        resource.script["open"] = [failSlowly] * 99
+    failing = start(pool.take)
+    gate.awaitArrival()
+    other = pool.take()
+    gate.open()
+    one = failing.result()
+    pool.put(one)
+    pool.put(other)
+    assert pool._outage is None and not pool._queue.isDoubtful
+    checkWhole(pool, world)
+
+
+def test_a_child_process_does_not_inherit_an_outage(world):
+    pool = flaky(world, 1, [OSError("refused")] * 9)
+    with pytest.raises(PoolTimeout):
+        pool.take(timeout=0)
+    pool._startAfresh()
+    assert pool._outage is None
+    assert not pool._queue.isDoubtful
+
+
+def test_a_repair_that_opens_by_itself_ends_the_doubt(world):
+    class SelfOpening(PlainResource):
+        def takeRepair(self):
+            if not self.isOpen:
+                self.open()
+
+    pool = Pool("p", 2, openRetryTime=10.0, factory=lambda name: SelfOpening(name, world))
+    with pytest.raises(KeyError), pool.take():
+        raise KeyError  # closes it, and raises doubt
+    assert pool._queue.isDoubtful
+    with pool.take(timeout=0), pool.take(timeout=0):
+        assert not pool._queue.isDoubtful
+    checkWhole(pool, world)
+
+
+def test_the_time_in_line_does_not_count_as_retry_time(world, clock):
+    errors = []
+    pool = flaky(world, 1, errors, clock=clock)
+    pool.openRetryTime = 0.5
+    first = pool.take()
+    waiting = start(pool.take)
+    awaitWaiting(pool, 1)
+    clock.advance(100.0)
+    errors.append(OSError("refused"))
+    first.close()
+    pool.put(first)
+    pool.put(waiting.result())
+    assert pool.stats().openErrors == 1
+    checkWhole(pool, world)
+
+
+def test_a_slow_close_of_one_too_many_costs_no_other(world):
+    gate = Gate()
+    pool = Pool("p", 3, factory=lambda name: FakeResource(name, world, close=[gate]))
+    taken = [pool.take() for _ in range(3)]
+    pool.put(taken.pop())
+    shrinking = start(pool.resize, 2)
+    gate.awaitArrival()
+    for resource in taken:
+        pool.put(resource)
+    assert pool.stats().open == 2
+    gate.open()
+    shrinking.result()
+    assert pool.stats().closesByReason[Reason.SHRUNK] == 1
+    checkWhole(pool, world)
+
+
+def test_what_its_user_closes_and_opens_is_counted(world):
+    pool = Pool("p", 1, factory=lambda name: PlainResource(name, world))
+    with pool.take() as resource:
+        resource.close()
+        resource.open()
+    stats = pool.stats()
+    assert (stats.opens, stats.closesByReason[Reason.USER]) == (2, 1)
+    checkClosed(pool, world)
+
+
+def test_a_resource_of_no_pool_says_so(world):
+    with pytest.raises(PoolError, match="'loose' is in no pool"):
+        with PlainResource("loose", world):
+            pass
+    with pytest.raises(KeyError), PlainResource("loose", world):
+        raise KeyError  # the user's own is the one to be seen
+
+
+def test_a_signal_handler_may_enter_the_membership_again(world):
+    pool = Pool("p", 2, factory=lambda name: PlainResource(name, world))
+    with pool._queue._membership:
+        pool.resize(1)
+        pool.resize(2)
+    checkWhole(pool, world)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="needs POSIX signals")
+def test_a_signal_handler_may_take_and_put(world):
+    pool = Pool("p", 2, factory=lambda name: PlainResource(name, world))
+    served = []
+
+    def handler(signum, frame):
+        with pool.take():
+            served.append(signum)
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        with pool.take():
+            signal.raise_signal(signal.SIGALRM)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert served == [signal.SIGALRM]
+    checkWhole(pool, world)
+
+
+def test_a_pool_that_cannot_start_afresh_does_not_keep_the_next_from_it(world, monkeypatch, caplog):
+    pools = [Pool(name, 1, factory=lambda name: PlainResource(name, world)) for name in "ab"]
+    queues = {pool.name: pool._queue for pool in pools}
+
+    class Unfit:
+        name = "unfit"
+        _warn = pools[0]._warn
+
+        def _startAfresh(self):
+            raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(queuepool.pool, "_pools", [Unfit(), *pools])
+    queuepool.pool._startAllAfresh()
+    assert all(pool._queue is not queues[pool.name] for pool in pools)
+    assert "starting afresh" in caplog.text
+
+
+def test_a_thread_that_came_during_the_report_is_not_taken_for_dead(world, monkeypatch, caplog):
+    pool = Pool("p", 1, factory=lambda name: PlainResource(name, world))
+    gate = Gate()
+
+    def takeAndStay():
+        with pool.take():
+            gate()
+
+    frames = queuepool.pool.sys._current_frames
+    staying = []
+
+    def comeFirst():
+        if not staying:
+            running = frames()
+            staying.append(start(takeAndStay))
+            gate.awaitArrival()
+            return running
+        return frames()
+
+    monkeypatch.setattr(queuepool.pool.sys, "_current_frames", comeFirst)
+    pool.recycle()
+    gate.open()
+    staying[0].result()
+    assert "has ended" not in caplog.text
+
+
+def test_a_resource_that_cannot_be_a_member_any_more_is_not_laid_down(world):
+    pool = Pool("p", 1, factory=lambda name: PlainResource(name, world))
+    pool._settle(PlainResource("stranger", world))
+    assert pool.stats().idle == 1
