@@ -124,12 +124,11 @@ class IdleQueue(queue.LifoQueue[Resource]):
 
     def fillUp(self, make: Callable[[], Resource]) -> None:
         """Add members until there are as many as may be; one thread at a time does so."""
-        if len(self.members) < self.capacity:
-            with self._membership:
-                while len(self.members) < self.capacity:
-                    resource = make()
-                    self._join(resource._slot, resource)
-                    self.put(resource)
+        with self._membership:
+            while len(self.members) < self.capacity:
+                resource = make()
+                self._join(resource._slot, resource)
+                self.put(resource)
 
     def _join(self, slot: Slot, resource: Resource) -> None:
         watch = Watch(resource, self._dropped)

@@ -18,7 +18,7 @@ import traceback
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from queue import Empty
 from threading import get_ident
 from types import TracebackType
@@ -633,16 +633,12 @@ class Pool(Generic[R]):
         if queue.line is SHUT:
             self._drain()
         else:
-            if self._factory is not None:
-                names = self._freeNames()
+            if self._factory is not None and len(queue.members) < queue.capacity:
+                used = {slot.name for slot in list(queue.members.values())}
+                names = itertools.filterfalse(
+                    used.__contains__, map(lambda n: f"{self.name}-{n}", itertools.count()))
                 queue.fillUp(lambda: self._makeVacancy(next(names)))
             self._trim()
-
-    def _freeNames(self) -> Iterator[str]:
-        used = {slot.name for slot in list(self._queue.members.values())}
-        for number in itertools.count():
-            if f"{self.name}-{number}" not in used:
-                yield f"{self.name}-{number}"
 
     def _makeVacancy(self, name: str) -> Vacancy:
         slot = self._popSpare()
@@ -933,8 +929,8 @@ def _startAllAfresh() -> None:
             pool._warn("starting afresh in a child process failed", exc_info=True)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_startAllAfresh)
+# Where there is no fork there is nothing to register with.
+getattr(os, "register_at_fork", dict)(after_in_child=_startAllAfresh)
 
 
 def _stackOf(thread: int | None) -> str:

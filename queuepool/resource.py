@@ -88,16 +88,10 @@ class Slot:
 
 
 class Watch(weakref.ref["Resource"]):
-    """Refer weakly to the resource of a slot: its callback is called when that is dropped.
-
-    Equal only to itself, whatever its resource is equal to.
-    """
+    """Refer weakly to the resource of a slot: its callback is called when that is dropped."""
 
     __slots__ = ()
-    __hash__ = object.__hash__
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
+    __hash__ = object.__hash__  # its own, whatever its resource's is
 
 
 #: The slot of a resource that no pool has.

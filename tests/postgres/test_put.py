@@ -9,7 +9,7 @@ import pytest
 from psycopg2.extensions import ISOLATION_LEVEL_SERIALIZABLE
 
 from queuepool import Reason
-from queuepool.psycopg2 import isConnectionError
+from queuepool.psycopg2 import _isReadOnlyByChoice, isConnectionError
 from tests.helpers import PATIENCE, awaitTrue, start
 
 
@@ -405,3 +405,9 @@ def test_a_discard_on_a_lost_connection_closes_it(makePool, admin):
 def test_another_reset_is_refused(makePool, reset):
     with pytest.raises(ValueError, match="reset is None, 'discard' or a callable"):
         makePool(reset=reset).take()
+
+
+def test_of_a_closed_connection_it_is_not_known_that_it_was_read_only_by_choice(dsn):
+    conn = psycopg2.connect(dsn)
+    conn.close()
+    assert not _isReadOnlyByChoice(conn)

@@ -1,11 +1,14 @@
 """Corners where two rare things meet: doubt and repair, shrinking and closing, fork and outage."""
 
 import signal
+import warnings
 
 import pytest
 
 import queuepool.pool
 from queuepool import Pool, PoolError, PoolTimeout, Reason
+from queuepool.recycler import Recycler
+from queuepool.resource import Watch
 from tests.helpers import (FakeResource, Gate, PlainResource, awaitWaiting, checkClosed, checkWhole,
                            start)
 
@@ -202,3 +205,119 @@ def test_a_resource_that_cannot_be_a_member_any_more_is_not_laid_down(world):
     pool = Pool("p", 1, factory=lambda name: PlainResource(name, world))
     pool._settle(PlainResource("stranger", world))
     assert pool.stats().idle == 1
+
+
+def test_what_the_parent_opened_is_forgotten_though_that_fails(world, caplog):
+    class Clinging(PlainResource):
+        def abandon(self):
+            raise OSError("no")
+
+    pool = Pool("p", 1, factory=lambda name: Clinging(name, world))
+    with pool.take() as resource:
+        pass
+    pool._startAfresh()
+    assert (resource.isOpen, resource.resource) == (False, None)
+    assert "abandon of 'p-0' failed" in caplog.text
+    checkWhole(pool)
+
+
+def test_a_recycler_that_cannot_start_leaves_no_trace(world, monkeypatch):
+    pool = Pool("p", 1, factory=lambda name: PlainResource(name, world))
+    with monkeypatch.context() as patch:
+        patch.setattr(Recycler, "start", lambda self: (_ for _ in ()).throw(RuntimeError("no")))
+        with pytest.raises(RuntimeError):
+            pool.startRecycler(60)
+    pool.startRecycler(60)
+    recycler = pool._recycler["thread"]
+    assert recycler.isAlive
+    pool.stopRecycler()
+
+
+def test_a_recycler_that_started_is_kept_though_the_call_is_interrupted(world, monkeypatch):
+    begin = Recycler.start
+
+    def startAndInterrupt(self):
+        begin(self)
+        raise KeyboardInterrupt
+
+    pool = Pool("p", 1, factory=lambda name: PlainResource(name, world))
+    monkeypatch.setattr(Recycler, "start", startAndInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        pool.startRecycler(60)
+    assert pool._recycler["thread"].isAlive
+    pool.stopRecycler()
+
+
+def test_a_pool_that_is_closed_while_its_recycler_starts_has_none(world, monkeypatch):
+    begin = Recycler.start
+
+    def closeAndStart(self):
+        pool.close()
+        begin(self)
+
+    pool = Pool("p", 1, factory=lambda name: PlainResource(name, world))
+    monkeypatch.setattr(Recycler, "start", closeAndStart)
+    recyclers = []
+    monkeypatch.setattr(pool, "_recycler", Kept(recyclers))
+    pool.startRecycler(60)
+    assert recyclers and not recyclers[0].isAlive
+
+
+class Kept(dict):
+    """Remember what was set by default; lose nothing to the pop of a close."""
+
+    def __init__(self, kept):
+        super().__init__()
+        self._kept = kept
+
+    def setdefault(self, key, value):
+        self._kept.append(value)
+        return super().setdefault(key, value)
+
+    def pop(self, key, default=None):
+        if len(self._kept) == 1 and not self._kept[0].isAlive:
+            return default
+        return super().pop(key, default)
+
+
+def test_a_watch_that_an_interruption_left_behind_brings_nothing_back(world):
+    pool = Pool("p", 1)
+    resource = PlainResource("r", world)
+    pool.put(resource)
+    stale = Watch(resource, pool._dropped)
+    pool._queue.members[stale] = resource._slot
+    pool._dropped(stale)
+    assert list(pool._queue.members) == [resource._slot.watch]
+    checkWhole(pool, world)
+
+
+def test_what_is_dropped_while_the_pool_closes_is_not_filled_anew(world, monkeypatch):
+    pool = Pool("p", 1, factory=lambda name: PlainResource(name, world))
+    queue = pool._queue
+    put = queue.put
+
+    def putAndShut(resource):
+        put(resource)
+        queue.shut()
+
+    monkeypatch.setattr(queue, "put", putAndShut)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        pool.take()
+    assert len(told) == 1
+    assert (pool.stats().idle, pool.close()) == (0, 0)
+
+
+def test_a_close_that_was_interrupted_before_it_was_counted_is_counted_later(world):
+    pool = Pool("p", 1, factory=lambda name: PlainResource(name, world))
+    with pool.take() as resource:
+        pass
+    del pool._queue.open[resource._slot]
+    world.close(resource.resource)
+    resource.resource, resource._isOpen = None, False
+    pool._settle(resource)
+    with pool.take():
+        pass
+    stats = pool.stats()
+    assert (stats.opens, stats.closes) == (2, 1)
+    checkClosed(pool, world)

@@ -178,13 +178,14 @@ def test_a_time_out_in_line_is_caused_by_the_outage(world):
 
 
 def test_one_who_gives_up_leaves_the_trial_to_the_next_in_line(world):
-    errors = [OSError(number) for number in range(3)]
+    errors = [OSError(number) for number in range(99)]
     pool = failing(2, world, errors)
     impatient = start(lambda: pool.take(timeout=0.3))
     awaitTrue(lambda: pool.stats().openErrors > 0)
     patient = start(pool.take)
     with pytest.raises(PoolTimeout):
         impatient.result()
+    errors.clear()
     pool.put(patient.result())
     checkWhole(pool, world)
 
