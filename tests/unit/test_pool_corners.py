@@ -321,3 +321,14 @@ def test_a_close_that_was_interrupted_before_it_was_counted_is_counted_later(wor
     stats = pool.stats()
     assert (stats.opens, stats.closes) == (2, 1)
     checkClosed(pool, world)
+
+
+def test_what_another_thread_of_the_parent_took_may_be_in_use_still(world):
+    pool = Pool("p", 1, factory=lambda name: PlainResource(name, world))
+    handedOver = start(pool.take).result()
+    pool._startAfresh()
+    assert handedOver.isOpen
+    checkWhole(pool)
+    pool.put(handedOver)
+    assert not handedOver.isOpen
+    checkWhole(pool)
