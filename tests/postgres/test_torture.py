@@ -135,7 +135,7 @@ class Faults:
             "select array(select pid from pg_stat_activity where application_name = 'pool' "
             f"{which})")
         with self.server.connect() as conn, conn.cursor() as cur:
-            cur.execute("select pg_terminate_backend(pid) from unnest(%s) as pid", (pids,))
+            cur.execute("select pg_terminate_backend(pid) from unnest(%s::int[]) as pid", (pids,))
 
             def areGone():
                 cur.execute("select count(*) from pg_stat_activity where pid = any(%s)", (pids,))
