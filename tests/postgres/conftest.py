@@ -95,7 +95,7 @@ class Admin:
 
     def terminate(self, *pids):
         """End these backends and wait until they have ended."""
-        self.query("select pg_terminate_backend(pid) from unnest(%s) as pid", (list(pids),))
+        self.query("select pg_terminate_backend(pid) from unnest(%s::int[]) as pid", (list(pids),))
         awaitTrue(lambda: not self.value(
             "select count(*) from pg_stat_activity where pid = any(%s)", (list(pids),)))
 
