@@ -6,6 +6,7 @@ import ctypes
 import select
 import socket
 import struct
+import sys
 import threading
 
 from tests.helpers import PATIENCE, awaitTrue
@@ -200,8 +201,24 @@ class Link:
     def drop(self):
         self.isCut = True
         for side in self.client, self.server:
-            side.transport.get_extra_info("socket").setsockopt(
-                socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, _KEEP_NOTHING_AT))
+            _dropAll(side.transport.get_extra_info("socket"))
+
+
+def _dropAll(line):
+    line.setsockopt(
+        socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, _KEEP_NOTHING_AT))
+
+
+def mayDrop():
+    """Tell whether this system lets this user have a socket drop packets: Linux, mostly root."""
+    if not sys.platform.startswith("linux"):
+        return False
+    with socket.socket() as line:
+        try:
+            _dropAll(line)
+        except OSError:
+            return False
+    return True
 
 
 class Side(asyncio.Protocol):

@@ -16,6 +16,7 @@ import pytest
 from queuepool import PoolTimeout, Reason
 from queuepool.psycopg2 import Connection
 from tests.helpers import awaitTrue, checkWhole, runTogether, start
+from tests.postgres.proxy import mayDrop
 
 #: How long the long outage lasts, in seconds: in full only where time is given.
 IS_LONG = float(os.environ.get("QUEUEPOOL_TORTURE_SECONDS", 10)) >= 60
@@ -212,8 +213,8 @@ def test_where_no_more_can_be_opened_all_are_served_by_what_comes_back(frailPool
 
 @pytest.mark.parametrize("silence", ["freeze", "swallow", "drop"])
 def test_silence_costs_one_ping_timeout(frailPool, server, proxy, proxyDsn, silence):
-    if silence == "drop" and not sys.platform.startswith("linux"):
-        pytest.skip("only Linux lets a socket drop packets")
+    if silence == "drop" and not mayDrop():
+        pytest.skip("this system does not let this user have a socket drop packets")
     ways = [proxyDsn]
     pool = frailPool(10, lambda: ways[-1], pingTime=0.05, pingTimeout=0.5)
     old = takeAll(pool)
@@ -246,8 +247,8 @@ def test_what_was_only_held_up_is_no_loss(frailPool, proxy, proxyDsn):
     assert pool.stats().opens == 10
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"),
-                    reason="only Linux lets a socket drop packets")
+@pytest.mark.skipif(
+    not mayDrop(), reason="this system does not let this user have a socket drop packets")
 @pytest.mark.parametrize("options", [
     dict(tcp_user_timeout=1000, keepalives_idle=60),
     dict(tcp_user_timeout=0, keepalives_idle=1, keepalives_interval=1, keepalives_count=1),
