@@ -21,9 +21,9 @@ SECONDS = float(os.environ.get("QUEUEPOOL_TORTURE_SECONDS", 10))
 SEED = int(os.environ.get("QUEUEPOOL_TORTURE_SEED", random.randrange(10 ** 6)))
 THREADS, CAPACITY = 50, 10
 
-
 #: Seconds until the last word of what a fault ended has come through, on a busy machine too.
 LAG = 0.1
+
 
 class Shift:
     """Let those who work rest for a while, all of them."""
