@@ -420,3 +420,11 @@ def test_the_end_of_the_doubt_serves_who_waits(places):
     awaitLine(places, 1)
     places.endDoubt()
     assert waiter.result() is a
+
+
+def test_what_is_no_member_any_more_is_not_replaced(places):
+    a = member(places, "a")
+    former = a._slot.watch
+    places.dismiss(a)
+    assert not places.fill(Slot("a"), Resource("b"), former)
+    assert not places.members

@@ -332,3 +332,32 @@ def test_what_another_thread_of_the_parent_took_may_be_in_use_still(world):
     pool.put(handedOver)
     assert not handedOver.isOpen
     checkWhole(pool)
+
+
+def test_of_two_who_notice_a_drop_the_second_does_nothing(world, monkeypatch):
+    pool = Pool("p", 1, factory=lambda name: PlainResource(name, world))
+    [watch] = pool._queue.members
+    fill = pool._queue.fill
+
+    def fillTooLate(slot, vacancy, former):
+        del pool._queue.members[former]
+        try:
+            return fill(slot, vacancy, former)
+        finally:
+            pool._queue.members[former] = slot
+
+    monkeypatch.setattr(pool._queue, "fill", fillTooLate)
+    pool._dropped(watch)
+    monkeypatch.undo()
+    assert list(pool._queue.members) == [watch]
+    checkWhole(pool, world)
+
+
+def test_recycle_closes_what_an_interrupted_close_left(world):
+    pool = Pool("p", 1, factory=lambda name: PlainResource(name, world))
+    with pool.take():
+        pass
+    pool._queue.shut()
+    pool.recycle()
+    assert pool.stats().open == 0
+    checkClosed(pool, world)
