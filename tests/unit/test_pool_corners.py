@@ -337,6 +337,7 @@ def test_what_another_thread_of_the_parent_took_may_be_in_use_still(world):
 def test_of_two_who_notice_a_drop_the_second_does_nothing(world, monkeypatch):
     pool = Pool("p", 1, factory=lambda name: PlainResource(name, world))
     [watch] = pool._queue.members
+    resource = watch()
     fill = pool._queue.fill
 
     def fillTooLate(slot, vacancy, former):
@@ -350,6 +351,7 @@ def test_of_two_who_notice_a_drop_the_second_does_nothing(world, monkeypatch):
     pool._dropped(watch)
     monkeypatch.undo()
     assert list(pool._queue.members) == [watch]
+    assert list(pool._queue.closed.values()) == [resource]
     checkWhole(pool, world)
 
 
@@ -361,3 +363,26 @@ def test_recycle_closes_what_an_interrupted_close_left(world):
     pool.recycle()
     assert pool.stats().open == 0
     checkClosed(pool, world)
+
+
+def test_a_thread_that_puts_and_ends_during_the_report_left_nothing_out(
+        world, monkeypatch, caplog):
+    pool = Pool("p", 1, factory=lambda name: PlainResource(name, world))
+    gate = Gate()
+
+    def takeAndPut():
+        with pool.take():
+            gate()
+
+    leaving = start(takeAndPut)
+    gate.awaitArrival()
+    frames = queuepool.pool.sys._current_frames
+
+    def leaveFirst():
+        gate.open()
+        leaving.result()
+        return frames()
+
+    monkeypatch.setattr(queuepool.pool.sys, "_current_frames", leaveFirst)
+    pool.recycle()
+    assert "has ended" not in caplog.text
