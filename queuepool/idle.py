@@ -3,10 +3,10 @@
 Nothing here calls user code: no hook, clock or log line runs inside. (A waiter calls the pool's
 ``mend`` between two looks, with nothing in hand; that may run hooks.)
 
-There is no lock on the way of a resource; one guards how many members there may be. Every shared structure is a dict or a deque, of which
-only single operations are used that are atomic in CPython, with the GIL and without: a dict's
-store, ``pop``, ``popitem`` and ``copy``, a deque's ``append``, ``appendleft``, ``popleft`` and
-``remove``. Two rules make that enough:
+There is no lock on the way of a resource; one guards how many members there may be. Every shared
+structure is a dict or a deque, of which only single operations are used that are atomic in
+CPython, with the GIL and without: a dict's store, ``pop``, ``popitem`` and ``copy``, a deque's
+``append``, ``appendleft``, ``popleft`` and ``remove``. Two rules make that enough:
 
 - *Lay down, then look at the line; stand in line, then look at what lies there.* Whoever comes
   second sees the first, so a resource and a waiter never miss each other.
@@ -16,7 +16,8 @@ store, ``pop``, ``popitem`` and ``copy``, a deque's ``append``, ``appendleft``, 
   line again. Should an interruption prevent even that, or fall between laying down and looking:
   whoever waits looks again every second.
 
-So resources may be taken and put where locks may not: in a signal handler, in a weak reference's callback.
+So resources may be taken and put where locks may not: in a signal handler, in a weak
+reference's callback.
 """
 
 from __future__ import annotations
