@@ -193,7 +193,8 @@ class Connection(Resource):
     def putRepair(self) -> None:
         """Roll back what is under way, set changed settings back, do what ``reset`` says.
 
-        Closes the connection if it is lost or still busy. A clean one costs no round trip.
+        Closes the connection if it is lost or still busy. A clean one costs no round trip. What
+        another thread still begins to run on it meanwhile, psycopg2 has the rollback wait for.
         """
         conn = self.resource
         if conn is None:

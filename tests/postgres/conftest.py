@@ -88,10 +88,10 @@ class Admin:
         return self.value("select count(*) from pg_stat_activity where datname = "
                           "current_database() and application_name not in ('', 'admin')")
 
-    def count(self, pid, state):
-        """Whether this backend is there, and in this state."""
-        return self.value("select count(*) from pg_stat_activity where pid = %s and state = %s",
-                          (pid, state))
+    def count(self, pid, state, statement="%"):
+        """Whether this backend is there, in this state, with this (last) statement."""
+        return self.value("select count(*) from pg_stat_activity where pid = %s and state = %s "
+                          "and query like %s", (pid, state, statement))
 
     def terminate(self, *pids):
         """End these backends and wait until they have ended."""
