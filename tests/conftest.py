@@ -1,5 +1,7 @@
 """Fixtures for all tests."""
 
+import signal
+
 import pytest
 
 from tests.helpers import FakeClock, World
@@ -13,3 +15,10 @@ def clock():
 @pytest.fixture
 def world():
     return World()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interruptible():
+    """Have SIGINT interrupt, here and in child processes, where a shell's ``&`` has it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -126,9 +126,15 @@ class MailServer(Controller):
         for dialog in self.dialogs:
             self.run(how, dialog)
 
+    async def _stopListening(self):
+        self.server.close()
+        for _ in range(10):  # laps of the loop: what it has accepted becomes a dialog meanwhile
+            await asyncio.sleep(0)
+
     def stop(self):
-        """Vanish: stop listening and end every connection."""
+        """Vanish: stop listening and end every connection, one that is just being made too."""
         if self._thread is not None:
+            self.run(self._stopListening)
             self.endAll()
             super().stop()
 

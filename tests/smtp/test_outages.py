@@ -103,9 +103,6 @@ def test_a_drop_in_the_middle_of_data_fails_that_mail_and_no_other(serve, patien
     checkWhole(pool)
 
 
-# asyncio's server, when it is stopped, drops the socket of one who has just come, unclosed.
-@pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning")
 def test_every_mail_that_was_sent_arrives_once_whatever_happens(serve, patientPool):
     """The long run, for two seconds: 10 threads, 3 slots, a fault every tenth of a second."""
     servers = [serve()]
