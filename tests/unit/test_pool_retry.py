@@ -49,7 +49,7 @@ def test_at_the_deadline_it_is_a_time_out_caused_by_the_last_error(world):
     failed = pool.stats().openErrors
     assert failed >= 1 and caught.value.__cause__ is errors[failed - 1]
     assert re.fullmatch(
-        r"pool 'p': 'p-0' could not be opened in 0\.1\d\d s; the last attempt failed with "
+        r"pool 'p': 'p-0' could not be opened in 0\.\d\d\d s; the last attempt failed with "
         rf"OSError\({failed - 1}\): capacity 1, taken 0, idle 0, waiting 0, one is being tried",
         str(caught.value))
 
