@@ -6,7 +6,8 @@ Nothing here calls user code: no hook, clock or log line runs inside. (A waiter 
 There is no lock on the way of a resource; one guards how many members there may be. Every shared
 structure is a dict or a deque, of which only single operations are used that are atomic in
 CPython, with the GIL and without: a dict's store, ``pop``, ``popitem`` and ``copy``, a deque's
-``append``, ``appendleft``, ``popleft`` and ``remove``. Two rules make that enough:
+``append``, ``appendleft``, ``pop``, ``popleft``, ``remove`` and ``copy`` (``remove`` compares, but
+nothing here has an ``__eq__`` in Python). Two rules make that enough:
 
 - *Lay down, then look at the line; stand in line, then look at what lies there.* Whoever comes
   second sees the first, so a resource and a waiter never miss each other.
@@ -84,8 +85,8 @@ class IdleQueue(queue.LifoQueue[Resource]):
         self._dropped = dropped
         #: Called now and then by those who wait, when nothing of the queue is in the making.
         self._mend = mend
-        #: Idle resources by slot, the coldest first.
-        self.open: dict[Slot, Resource] = {}
+        #: Idle resources, the coldest first; the closed ones by slot.
+        self.open: deque[Resource] = deque()
         self.closed: dict[Slot, Resource] = {}
         #: Every slot of the pool, by the watch on the resource that fills it.
         self.members: dict[Watch, Slot] = {}
@@ -214,7 +215,7 @@ class IdleQueue(queue.LifoQueue[Resource]):
             return Place.GONE
         if slot.takenAt is not None:
             return Place.TAKEN
-        if slot in self.open or slot in self.closed:
+        if slot in self.closed or resource in self.open.copy():
             return Place.IDLE
         return Place.HELD
 
@@ -229,7 +230,7 @@ class IdleQueue(queue.LifoQueue[Resource]):
     def layDown(self, resource: Resource) -> None:
         """Lay a held resource down; the caller looks at the line next."""
         if resource._isOpen:
-            self.open[resource._slot] = resource
+            self.open.append(resource)
         else:
             self.closed[resource._slot] = resource
         if self._trial:
@@ -238,8 +239,8 @@ class IdleQueue(queue.LifoQueue[Resource]):
     def pick(self, openOnly: bool = False) -> Resource | None:
         """Take the hottest idle resource in hand, or None. Looks at no line."""
         try:
-            return self.open.popitem()[1]
-        except KeyError:
+            return self.open.pop()
+        except IndexError:
             pass
         return None if openOnly else self.pickClosed()
 
@@ -276,15 +277,22 @@ class IdleQueue(queue.LifoQueue[Resource]):
             return self.closed.popitem()[1]  # it is not to be opened: no trial is needed
         except KeyError:
             pass
-        for slot in list(self.open):
-            resource = self.claim(slot)
-            if resource is not None:
-                return resource
-        return None
+        try:
+            return self.open.popleft()
+        except IndexError:
+            return None
 
     def claim(self, slot: Slot) -> Resource | None:
         """Take the idle open resource of this slot in hand, or None if it does not lie there."""
-        return self.open.pop(slot, None)
+        watch = slot.watch
+        resource = None if watch is None else watch()
+        if resource is None:
+            return None
+        try:
+            self.open.remove(resource)
+        except ValueError:
+            return None
+        return resource
 
     def serve(self) -> None:
         """Give what is idle to those who wait, as long as there are both."""

@@ -142,12 +142,12 @@ class Pool(Generic[R]):
             timeout = _seconds("timeout", timeout)
         if not queue.line:
             try:
-                slot, resource = queue.open.popitem()
-            except KeyError:
+                resource = queue.open.pop()
+            except IndexError:
                 pass
             else:
-                if (now <= slot.checkAt and now - slot.lastUsedAt <= self._maxIdleTime
-                        and not slot.isHooked):
+                slot = resource._slot
+                if now <= slot.shortUntil and now - slot.lastUsedAt <= self._maxIdleTime:
                     slot.takes += 1
                     slot.takenBy = get_ident()
                     slot.takenAt = now
@@ -271,6 +271,7 @@ class Pool(Generic[R]):
             raise PoolError(
                 f"pool {self.name!r}: the factory has to return a new Resource each time; "
                 f"for {slot.name!r} it returned {built!r}")
+        self._checkIdentity(built)
         self._adopt(slot, built)
         self._queue.fill(slot, built, slot.watch)
         return built
@@ -386,6 +387,7 @@ class Pool(Generic[R]):
                 f"is {owner._queue.placeOf(resource).value}; put it back there")
         if self.closed:
             raise self._queue.closedError()
+        self._checkIdentity(resource)
         self._sayDropped()
         slot = self._popSpare()
         slot.name = resource.name
@@ -396,6 +398,14 @@ class Pool(Generic[R]):
             raise
         self._adopt(slot, resource)
         self._finish(resource, None, self._clock())
+
+    def _checkIdentity(self, resource: Resource) -> None:
+        kind = type(resource)
+        if kind.__eq__ is not object.__eq__:
+            raise PoolError(
+                f"pool {self.name!r}: {resource.name!r} cannot be kept: resources are told apart "
+                f"by identity, and {kind.__name__} defines __eq__; remove it (for a dataclass: "
+                f"eq=False)")
 
     def _adopt(self, slot: Slot, resource: Resource) -> None:
         """Set up a slot for a new resource, and the resource for this pool."""
@@ -409,7 +419,7 @@ class Pool(Generic[R]):
         slot.takenAt = slot.openedAt = slot.overdueSince = slot.trace = None
         slot.takesAtOpen = slot.takes
         slot.openings = 0
-        slot.checkAt = PAST
+        slot.askToCheck()
 
     def _takeBack(self, resource: Resource, error: BaseException | None, now: float) -> None:
         """Put back what needs a closer look; ``error`` is what its user's with-block raised."""
@@ -481,7 +491,7 @@ class Pool(Generic[R]):
     def _closeIfDue(self, resource: Resource, now: float) -> None:
         """Close a held resource if one of the limits says so.
 
-        Resets checkAt before it looks, so that what is asked for later is seen later.
+        Resets the check before it looks, so that what is asked for later is seen later.
         """
         slot = resource._slot
         self._resetCheck(slot)
@@ -491,8 +501,9 @@ class Pool(Generic[R]):
 
     def _resetCheck(self, slot: Slot) -> None:
         slot.checkAt = slot.retireAt
+        slot.shortUntil = PAST if slot.isHooked else slot.retireAt
         if slot.epoch is not self._epoch or self._queue.isOverfull:
-            slot.checkAt = PAST
+            slot.askToCheck()
 
     def _due(self, slot: Slot, now: float) -> Reason | None:
         if slot.openedAt is None:
@@ -664,7 +675,8 @@ class Pool(Generic[R]):
 
     def _closeDue(self, now: float) -> None:
         queue = self._queue
-        for slot in list(queue.open):
+        # Of slots: what somebody takes and drops meanwhile is not to be kept alive by this list.
+        for slot in [resource._slot for resource in queue.open.copy()]:
             if self._due(slot, now) is None:
                 continue
             resource = queue.claim(slot)
@@ -712,7 +724,7 @@ class Pool(Generic[R]):
             if not isDead and (self.leakTime is None or now - takenAt <= self.leakTime):
                 continue
             slot.overdueSince = takenAt
-            slot.checkAt = PAST
+            slot.askToCheck()
             self._warn(
                 "%r is out for %.1f s; thread %s, which took it, %s%s%s", slot.name,
                 now - takenAt, threads.get(takenBy, takenBy),
@@ -756,7 +768,7 @@ class Pool(Generic[R]):
         """
         self._epoch = object()
         for slot in list(self._queue.members.values()):
-            slot.checkAt = PAST
+            slot.askToCheck()
         self._closeDue(self._clock())
 
     def resize(self, capacity: int) -> None:
@@ -772,7 +784,7 @@ class Pool(Generic[R]):
         queue = self._queue
         queue.capacity = capacity
         for slot in list(queue.members.values()):
-            slot.checkAt = PAST
+            slot.askToCheck()
         self._mend()
 
     def close(self, timeout: float | None = 0.0) -> int:
@@ -891,11 +903,11 @@ class Pool(Generic[R]):
             queue.shut()
             return
         areThreads = get_ident() in sys._current_frames()  # and not greenlets, which all go on
+        idle = {resource._slot for resource in old.open} | old.closed.keys()
         for watch, slot in old.members.items():
             resource = watch()
-            slot.checkAt = PAST  # a put in this process is to look closely
-            isIdle = slot in old.open or slot in old.closed
-            isOut = not isIdle and (not areThreads or slot.takenBy == get_ident())
+            slot.askToCheck()  # at a put in this process
+            isOut = slot not in idle and (not areThreads or slot.takenBy == get_ident())
             if isOut or resource is None:
                 continue  # its user, or a hook that forked, may still put it: see _takeBack
             if slot.takenAt is None or self._factory is None:

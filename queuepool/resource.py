@@ -24,15 +24,16 @@ class Slot:
 
     A slot is written only by the thread that holds its resource, so its fields need no lock and
     lose no count. It outlives its resource: when that is dropped, the next one goes on counting.
-    The one field that others write is ``checkAt``: until then nothing is due but for idleness;
-    PAST asks the holder to look closely at the next take or put (after invalidate, resize).
-    Whoever wants that changes the pool first and sets ``checkAt`` then; the holder resets it
-    first and looks at the pool then, so no request is overlooked.
+    Two fields are written by others too: until ``checkAt`` nothing is due but for idleness, until
+    ``shortUntil`` there is no hook to call either. PAST asks the holder to look closely at the
+    next take or put. Whoever wants that (invalidate, resize) changes the pool first and calls
+    ``askToCheck`` then; the holder resets the two first and looks at the pool then, so no request
+    is overlooked.
     """
 
     __slots__ = (
         "name", "watch", "isHooked", "trace", "epoch", "overdueSince",
-        "takenAt", "takenBy", "openedAt", "lastUsedAt", "checkAt", "retireAt",
+        "takenAt", "takenBy", "openedAt", "lastUsedAt", "checkAt", "shortUntil", "retireAt",
         "takes", "takesAtOpen", "takesLimit", "openings",
         "opens", "openErrors", "closes", "closeErrors",
         "waits", "timeouts", "waitTime", "waitMax", "openTime", "openMax", "useTime", "useMax",
@@ -49,7 +50,7 @@ class Slot:
         self.takenBy: int | None = None  # the thread that took it last, or has it in hand
         self.openedAt: float | None = None  # None: it is not open
         self.lastUsedAt = NEVER  # put back or opened
-        self.checkAt = PAST
+        self.checkAt = self.shortUntil = PAST
         self.retireAt = NEVER
         self.takes = 0
         self.takesAtOpen = 0
@@ -67,6 +68,10 @@ class Slot:
         self.openMax = 0.0
         self.useTime = 0.0
         self.useMax = 0.0
+
+    def askToCheck(self) -> None:
+        """Have whoever holds the resource, now or next, look what is due."""
+        self.checkAt = self.shortUntil = PAST
 
     def countClose(self, reason: Reason) -> None:
         """Note that what was open in this slot is not any more."""
@@ -126,7 +131,7 @@ class Resource:
         """
         self._isOpen = True
         self._openings += 1
-        self._slot.checkAt = PAST  # the pool is to note it, whoever called this
+        self._slot.askToCheck()  # the pool is to note it, whoever called this
 
     def close(self) -> None:
         """Close the resource; called when it is due (see ``Reason``), only while it is open.
@@ -216,11 +221,11 @@ class Resource:
             return
         now = pool._clock()
         takenAt = slot.takenAt
-        if (takenAt is not None and exc_value is None and now <= slot.checkAt
-                and slot.takes < slot.takesLimit and self._isOpen and not slot.isHooked):
-            # From here until it lies in its place nothing is called, so that neither a signal nor,
-            # with the GIL, another thread comes in between: of two who put the same resource only
-            # one gets here, and no interruption finds the slot nowhere.
+        if (takenAt is not None and exc_value is None and now <= slot.shortUntil
+                and slot.takes < slot.takesLimit and self._isOpen):
+            # From here until it lies in its place nothing of Python is called, so that neither a
+            # signal nor, with the GIL, another thread comes in between: of two who put the same
+            # resource only one gets here, and no interruption finds the slot nowhere.
             slot.takenAt = None
             used = now - takenAt
             slot.useTime += used
@@ -228,7 +233,7 @@ class Resource:
                 slot.useMax = used
             slot.lastUsedAt = now
             queue = pool._queue
-            queue.open[slot] = self
+            queue.open.append(self)
             if queue.line:
                 pool._attend()
         else:

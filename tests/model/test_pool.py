@@ -425,9 +425,8 @@ class PoolMachine(RuleBasedStateMachine):
             return
         model, stats, queue = self.model, self.pool.stats(), self.pool._queue
         assert (self.pool.closed, self.pool.capacity) == (model.isClosed, model.capacity)
-        for real, expected in (queue.open, model.open), (queue.closed, model.closed):
-            assert [resource.name for resource in real.values()] == [
-                item.name for item in expected]
+        for real, expected in (queue.open, model.open), (queue.closed.values(), model.closed):
+            assert [resource.name for resource in real] == [item.name for item in expected]
         for name in "takes", "opens", "openErrors", "closeErrors", "timeouts":
             assert getattr(stats, name) == model.counters[name], name
         assert {reason: n for reason, n in stats.closesByReason.items() if n} == model.closes

@@ -115,7 +115,7 @@ def test_stress(caplog):
         pool.stopRecycler()
     assert all(counts), counts
     assert not world.wrongs, world.wrongs
-    for member in list(pool._queue.open.values()) + list(pool._queue.closed.values()):
+    for member in list(pool._queue.open) + list(pool._queue.closed.values()):
         member._play = lambda hook: None
     pool._factory = lambda name: FakeResource(name, world)
     pool.resize(CAPACITY)

@@ -274,19 +274,6 @@ def test_a_claim_that_comes_too_late_gets_nothing(places):
     assert places.claim(a._slot) is None
 
 
-def test_the_coldest_is_looked_for_further_when_one_is_gone_meanwhile(places):
-    a, b = laid(places, *"ab")
-    claim = places.claim
-
-    def claimOnceTooLate(slot):
-        del places.claim
-        claim(slot)  # a taker was faster
-        return None
-
-    places.claim = claimOnceTooLate
-    assert places.pickColdest() is b
-
-
 def test_everyone_in_line_is_told_when_it_is_shut(places):
     waiters = [start(places.get) for _ in range(3)]
     awaitLine(places, 3)

@@ -312,7 +312,7 @@ def test_a_close_that_was_interrupted_before_it_was_counted_is_counted_later(wor
     pool = Pool("p", 1, factory=lambda name: PlainResource(name, world))
     with pool.take() as resource:
         pass
-    del pool._queue.open[resource._slot]
+    pool._queue.open.remove(resource)
     world.close(resource.resource)
     resource.resource, resource._isOpen = None, False
     pool._settle(resource)

@@ -137,6 +137,35 @@ def test_a_factory_has_to_return_a_new_one_each_time():
         Pool("p", 2, factory=lambda name: same)
 
 
+class AllEqual(PlainResource):
+    def __eq__(self, other):
+        return True
+
+
+IS_NO_MEMBER = (
+    "pool 'p': 'a' cannot be kept: resources are told apart by identity, and AllEqual defines "
+    "__eq__; remove it (for a dataclass: eq=False)")
+
+
+def test_what_compares_by_more_than_identity_is_not_put(world):
+    pool = Pool("p", 1)
+    with pytest.raises(PoolError) as caught:
+        pool.put(AllEqual("a", world))
+    assert str(caught.value) == IS_NO_MEMBER
+    pool.put(PlainResource("b", world))
+    checkWhole(pool, world)
+
+
+def test_what_compares_by_more_than_identity_is_not_built(world):
+    kinds = [PlainResource, AllEqual, PlainResource]
+    pool = Pool("p", 1, factory=lambda name: kinds.pop(0)("a", world))
+    pool.resize(2)
+    with pytest.raises(PoolError) as caught:
+        pool.take()
+    assert str(caught.value) == IS_NO_MEMBER
+    checkWhole(pool, world)
+
+
 def test_a_factory_that_fails_later_loses_no_slot():
     errors = []
 
