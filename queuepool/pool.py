@@ -397,7 +397,9 @@ class Pool(Generic[R]):
             self._spareSlots.append(slot)
             raise
         self._adopt(slot, resource)
-        self._finish(resource, None, self._clock())
+        slot.takenBy = get_ident()
+        slot.takenAt = now = self._clock()
+        self._takeBack(resource, None, now)
 
     def _checkIdentity(self, resource: Resource) -> None:
         kind = type(resource)
@@ -422,40 +424,32 @@ class Pool(Generic[R]):
         slot.askToCheck()
 
     def _takeBack(self, resource: Resource, error: BaseException | None, now: float) -> None:
-        """Put back what needs a closer look; ``error`` is what its user's with-block raised."""
+        """Close and clean what was taken, as it is due, and lay it down.
+
+        ``error`` is what its user's with-block raised.
+        """
         slot = resource._slot
-        isMember = slot.watch in self._queue.members
         takenAt = slot.takenAt  # read and cleared at once: of two who put the same, one gets on
         slot.takenAt = None
         if takenAt is None:
-            misuse = (f"{resource.name!r} cannot be put, it is not taken but "
-                      f"{self._queue.placeOf(resource).value}. Put back what was taken once, and "
-                      f"do not use it afterwards")
-            if error is None:
-                raise PoolError(f"pool {self.name!r}: {misuse}")
-            self._warn("%s", misuse)  # the user's own exception is the one to be seen
-        elif not isMember:
+            self._refuse(resource, error)
+            return
+        if slot.watch not in self._queue.members:
             self._disown(resource)  # it was taken before a fork
-        else:
+            return
+        isFit = False
+        try:
             used = now - takenAt
             slot.useTime += used
             if used > slot.useMax:
                 slot.useMax = used
             if slot.overdueSince == takenAt:
-                self._log(logging.INFO, "%r came back after %.1f s",
-                          resource.name, used)
-            self._finish(resource, error, now)
-
-    def _finish(self, resource: Resource, error: BaseException | None, now: float) -> None:
-        """Close and clean a held resource, as it is due, and lay it down."""
-        slot = resource._slot
-        isFit = False
-        try:
+                self._log(logging.INFO, "%r came back after %.1f s", resource.name, used)
             slot.lastUsedAt = now
             slot.trace = None
             if not resource._isOpen or resource._openings != slot.openings:
                 self._note(resource, Reason.USER if error is None else Reason.EXCEPTION, now)
-            if error is not None and self._closesOn(error):
+            if error is not None and self._closesOn(resource, error):
                 self._close(resource, Reason.EXCEPTION)
             elif now > slot.checkAt or slot.takes >= slot.takesLimit:
                 self._closeIfDue(resource, now)
@@ -476,9 +470,20 @@ class Pool(Generic[R]):
             finally:
                 self._settle(resource)
 
-    def _closesOn(self, error: BaseException) -> bool:
+    def _refuse(self, resource: Resource, error: BaseException | None) -> None:
+        """Tell that what is put is not taken; a user's own exception is the one to be seen."""
+        misuse = (f"{resource.name!r} cannot be put, it is not taken but "
+                  f"{self._queue.placeOf(resource).value}. Put back what was taken once, and "
+                  f"do not use it afterwards")
+        if error is None:
+            raise PoolError(f"pool {self.name!r}: {misuse}")
+        self._warn("%s", misuse)
+
+    def _closesOn(self, resource: Resource, error: BaseException) -> bool:
+        """Tell whether what its user's with-block raised closes the resource."""
         rule = self.closeOnException
         try:
+            resource._noteError(error)
             if isinstance(rule, (type, tuple)):
                 return isinstance(error, rule)
             return rule(error) if callable(rule) else rule
@@ -536,7 +541,9 @@ class Pool(Generic[R]):
     def _settle(self, resource: Resource) -> None:
         """Lay a held resource down: the one way out that does not lead to a user."""
         queue = self._queue
-        if queue.isMember(resource):
+        watch = resource._slot.watch
+        # What queue.isMember tells, without its call.
+        if watch is not None and watch in queue.members and watch() is resource:
             queue.layDown(resource)
             if queue.line or len(queue.members) > queue.capacity:
                 self._attend()

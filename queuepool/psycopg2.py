@@ -15,7 +15,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from types import TracebackType
 from typing import Any, Literal, Union
 
 from queuepool.pool import CloseOnException, Pool
@@ -284,14 +283,10 @@ class Connection(Resource):
         """Hand out the psycopg2 connection itself."""
         return self.resource  # type: ignore[return-value]
 
-    def __exit__(self, exc_type: type[BaseException] | None, exc_value: BaseException | None,
-                 traceback: TracebackType | None) -> None:
-        """Give the connection back; after a fail-over, all others are invalidated before."""
-        try:
-            if isinstance(exc_value, psycopg2.Error) and self._isFailOver(exc_value):
-                self._invalidate(self._slot.epoch)
-        finally:
-            super().__exit__(exc_type, exc_value, traceback)
+    def _noteError(self, error: BaseException) -> None:
+        """After a fail-over have all others closed, too."""
+        if isinstance(error, psycopg2.Error) and self._isFailOver(error):
+            self._invalidate(self._slot.epoch)
 
     def _isFailOver(self, error: psycopg2.Error) -> bool:
         """Tell whether an error means that new connections may lead to another server."""

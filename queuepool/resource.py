@@ -153,6 +153,9 @@ class Resource:
         What it raises is logged and the resource closed: nothing unclean is handed out again.
         """
 
+    def _noteError(self, error: BaseException) -> None:
+        """Learn what the user's with-block raised, before anything is done about it."""
+
     def abandon(self) -> None:
         """Forget what is open without closing it: after a fork it is the parent process's."""
         self.resource = None

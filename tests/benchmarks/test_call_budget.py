@@ -12,8 +12,8 @@ from queuepool import Pool, Resource
 from queuepool.psycopg2 import ConnectionPool
 
 PLAIN = 3
-HOOKED = 11
-PSYCOPG2 = 13
+HOOKED = 9
+PSYCOPG2 = 10
 
 
 class Hooked(Resource):

@@ -371,17 +371,19 @@ def test_putting_what_is_no_resource_is_refused(nonsense):
 
 
 @pytest.mark.parametrize("isHooked", [True, False])
-def test_of_two_who_put_the_same_one_at_once_only_one_succeeds(isHooked, world, monkeypatch):
+def test_of_two_who_put_the_same_one_at_once_only_one_succeeds(isHooked, world):
     """Both are let go at the last call that comes before either claims it."""
-    pool = seeded((FakeResource if isHooked else PlainResource)("a", world), maxUsageCount=1)
-    resource = pool.take()
-    isMember = pool._queue.isMember
     both = threading.Barrier(2)
 
-    def isMemberTogether(asked):
-        if resource._slot.takenAt is not None:
+    def clock():
+        if resource is not None and resource._slot.takenAt is not None:
             both.wait(30)
-        return isMember(asked)
+        return 1.0
+
+    resource = None
+    pool = seeded((FakeResource if isHooked else PlainResource)("a", world), maxUsageCount=1,
+                  clock=clock)
+    resource = pool.take()
 
     def put():
         try:
@@ -390,9 +392,9 @@ def test_of_two_who_put_the_same_one_at_once_only_one_succeeds(isHooked, world, 
         except PoolError:
             return "refused"
 
-    monkeypatch.setattr(pool._queue, "isMember", isMemberTogether)
     assert sorted(runTogether(put, put)) == ["put", "refused"]
-    monkeypatch.undo()
+    assert not both.broken
+    resource = None
     checkWhole(pool, world)
 
 
