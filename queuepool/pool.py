@@ -9,21 +9,20 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import os
 import random
 import sys
 import threading
 import time
 import traceback
 import warnings
-import weakref
 from collections import deque
 from collections.abc import Callable
 from queue import Empty
 from threading import get_ident
 from types import TracebackType
-from typing import Any, Generic, TypeVar, Union, cast
+from typing import Any, Generic, TypeVar, Union
 
+from queuepool import fork, leaks
 from queuepool.errors import PoolError, PoolTimeout
 from queuepool.idle import SHUT, IdleQueue, Vacancy
 from queuepool.outage import NO_OUTAGE, Outage
@@ -44,8 +43,6 @@ logger.addHandler(logging.NullHandler())
 
 #: Stands for "the pool's takeTimeout" where None means for ever.
 POOLS: Any = type("PoolsTakeTimeout", (), {"__repr__": lambda self: "<the pool's takeTimeout>"})()
-
-_pools: weakref.WeakSet[Pool[Any]] = weakref.WeakSet()
 
 
 class Pool(Generic[R]):
@@ -122,7 +119,7 @@ class Pool(Generic[R]):
             self._mend()
             for slot in reversed(list(self._queue.members.values())):
                 self._queue.layDown(self._build(self._queue.closed.pop(slot)))
-        _pools.add(self)
+        fork.remember(self)
 
     # -- take and put
 
@@ -435,7 +432,7 @@ class Pool(Generic[R]):
             self._refuse(resource, error)
             return
         if slot.watch not in self._queue.members:
-            self._disown(resource)  # it was taken before a fork
+            fork.disown(self, resource)  # it was taken before
             return
         isFit = False
         try:
@@ -678,7 +675,7 @@ class Pool(Generic[R]):
         self._sayDropped()
         self._closeDue(now)
         self._openMissing()
-        self._reportOverdue(now)
+        leaks.reportOverdue(self, now)
 
     def _closeDue(self, now: float) -> None:
         queue = self._queue
@@ -713,30 +710,6 @@ class Pool(Generic[R]):
                 missing = 0
             finally:
                 self._settle(resource)
-
-    def _reportOverdue(self, now: float) -> None:
-        """Warn once of each resource that is out for too long or whose thread has ended."""
-        taken = [(slot, slot.takenAt, slot.takenBy)
-                 for slot in list(self._queue.members.values())]
-        # Looked at after the takes: a thread that has taken was there then, if it is not now. The
-        # identities only: a frame kept here would keep what it refers to. Under gevent they are
-        # those of greenlets, of which nobody's end can be told.
-        running = set(sys._current_frames())
-        areThreads = get_ident() in running
-        threads = {thread.ident: thread.name for thread in threading.enumerate()}
-        for slot, takenAt, takenBy in taken:
-            if takenAt is None or takenAt != slot.takenAt or takenAt == slot.overdueSince:
-                continue
-            isDead = areThreads and takenBy not in running
-            if not isDead and (self.leakTime is None or now - takenAt <= self.leakTime):
-                continue
-            slot.overdueSince = takenAt
-            slot.askToCheck()
-            self._warn(
-                "%r is out for %.1f s; thread %s, which took it, %s%s%s", slot.name,
-                now - takenAt, threads.get(takenBy, takenBy),
-                "has ended" if isDead else "is here:\n" + _stackOf(takenBy),
-                "\nIt was taken here:\n" if slot.trace else "", slot.trace or "")
 
     def startRecycler(self, interval: float = 60) -> None:
         """Start a daemon thread that calls ``recycle`` every ``interval`` seconds.
@@ -895,66 +868,6 @@ class Pool(Generic[R]):
         with contextlib.suppress(Exception):
             if logger.isEnabledFor(level):
                 logger.log(level, "pool %s: " + message, self.name, *args, exc_info=exc_info)
-
-    # -- fork
-
-    def _startAfresh(self) -> None:
-        """Forget, in a child process, all that the parent's threads did with this pool."""
-        old = self._queue
-        recycler = self._recycler.pop("thread", None)
-        self._slots = []
-        self._spareSlots = []
-        self._outage = None
-        self._queue = queue = IdleQueue(self.name, old.capacity, self._dropped, self._mend)
-        if old.line is SHUT:
-            queue.shut()
-            return
-        areThreads = get_ident() in sys._current_frames()  # and not greenlets, which all go on
-        idle = {resource._slot for resource in old.open} | old.closed.keys()
-        for watch, slot in old.members.items():
-            resource = watch()
-            slot.askToCheck()  # at a put in this process
-            isOut = slot not in idle and (not areThreads or slot.takenBy == get_ident())
-            if isOut or resource is None:
-                continue  # its user, or a hook that forked, may still put it: see _takeBack
-            if slot.takenAt is None or self._factory is None:
-                slot.takenAt = None
-                self._disown(resource)
-        if self._factory is not None:
-            self._mend()
-        if recycler is not None:
-            self.startRecycler(recycler.interval)
-
-    def _disown(self, resource: Resource) -> None:
-        """Forget, in a child process, what the parent opened, and seed with it as if new."""
-        try:
-            resource.abandon()
-        except Exception:
-            self._warn("abandon of %r failed", resource.name, exc_info=True)
-        resource.resource = None
-        resource._isOpen = False
-        resource._slot = NOWHERE
-        resource._pool = None
-        if self._factory is None:
-            with contextlib.suppress(PoolError):  # closed, or seeded again meanwhile
-                self._seed(cast(R, resource))
-
-
-def _startAllAfresh() -> None:
-    for pool in list(_pools):
-        try:
-            pool._startAfresh()
-        except BaseException:  # the next ones are to start afresh all the same
-            pool._warn("starting afresh in a child process failed", exc_info=True)
-
-
-# Where there is no fork there is nothing to register with.
-getattr(os, "register_at_fork", dict)(after_in_child=_startAllAfresh)
-
-
-def _stackOf(thread: int | None) -> str:
-    frame = sys._current_frames().get(thread or 0)
-    return "".join(traceback.format_stack(frame)) if frame else ""
 
 
 def _checkWhole(what: str, number: object, least: int) -> None:

@@ -1,12 +1,13 @@
 """Corners where two rare things meet: doubt and repair, shrinking and closing, fork and outage."""
 
 import signal
+import sys
 import warnings
 
 import pytest
 
-import queuepool.pool
-from queuepool import Pool, PoolError, PoolTimeout, Reason
+from queuepool import Pool, PoolError, PoolTimeout, Reason, fork
+from queuepool.fork import startAfresh
 from queuepool.recycler import Recycler
 from queuepool.resource import Watch
 from tests.helpers import (FakeResource, Gate, PlainResource, awaitWaiting, checkClosed, checkWhole,
@@ -61,7 +62,7 @@ def test_a_child_process_does_not_inherit_an_outage(world):
     pool = flaky(world, 1, [OSError("refused")] * 9)
     with pytest.raises(PoolTimeout):
         pool.take(timeout=0)
-    pool._startAfresh()
+    startAfresh(pool)
     assert pool._outage is None
     assert not pool._queue.isDoubtful
 
@@ -166,11 +167,12 @@ def test_a_pool_that_cannot_start_afresh_does_not_keep_the_next_from_it(world, m
         name = "unfit"
         _warn = pools[0]._warn
 
-        def _startAfresh(self):
+        @property
+        def _queue(self):
             raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(queuepool.pool, "_pools", [Unfit(), *pools])
-    queuepool.pool._startAllAfresh()
+    monkeypatch.setattr(fork, "_pools", [Unfit(), *pools])
+    fork._startAllAfresh()
     assert all(pool._queue is not queues[pool.name] for pool in pools)
     assert "starting afresh" in caplog.text
 
@@ -183,7 +185,7 @@ def test_a_thread_that_came_during_the_report_is_not_taken_for_dead(world, monke
         with pool.take():
             gate()
 
-    frames = queuepool.pool.sys._current_frames
+    frames = sys._current_frames
     staying = []
 
     def comeFirst():
@@ -194,7 +196,7 @@ def test_a_thread_that_came_during_the_report_is_not_taken_for_dead(world, monke
             return running
         return frames()
 
-    monkeypatch.setattr(queuepool.pool.sys, "_current_frames", comeFirst)
+    monkeypatch.setattr(sys, "_current_frames", comeFirst)
     pool.recycle()
     gate.open()
     staying[0].result()
@@ -215,7 +217,7 @@ def test_what_the_parent_opened_is_forgotten_though_that_fails(world, caplog):
     pool = Pool("p", 1, factory=lambda name: Clinging(name, world))
     with pool.take() as resource:
         pass
-    pool._startAfresh()
+    startAfresh(pool)
     assert (resource.isOpen, resource.resource) == (False, None)
     assert "abandon of 'p-0' failed" in caplog.text
     checkWhole(pool)
@@ -326,7 +328,7 @@ def test_a_close_that_was_interrupted_before_it_was_counted_is_counted_later(wor
 def test_what_another_thread_of_the_parent_took_may_be_in_use_still(world):
     pool = Pool("p", 1, factory=lambda name: PlainResource(name, world))
     handedOver = start(pool.take).result()
-    pool._startAfresh()
+    startAfresh(pool)
     assert handedOver.isOpen
     checkWhole(pool)
     pool.put(handedOver)
@@ -376,13 +378,13 @@ def test_a_thread_that_puts_and_ends_during_the_report_left_nothing_out(
 
     leaving = start(takeAndPut)
     gate.awaitArrival()
-    frames = queuepool.pool.sys._current_frames
+    frames = sys._current_frames
 
     def leaveFirst():
         gate.open()
         leaving.result()
         return frames()
 
-    monkeypatch.setattr(queuepool.pool.sys, "_current_frames", leaveFirst)
+    monkeypatch.setattr(sys, "_current_frames", leaveFirst)
     pool.recycle()
     assert "has ended" not in caplog.text
