@@ -238,15 +238,16 @@ class IdleQueue(queue.LifoQueue[Resource]):
 
     def pick(self, openOnly: bool = False) -> Resource | None:
         """Take the hottest idle resource in hand, or None. Looks at no line."""
-        try:
-            return self.open.pop()
-        except IndexError:
-            pass
+        if self.open:  # to look costs less than to fail
+            try:
+                return self.open.pop()
+            except IndexError:
+                pass
         return None if openOnly else self.pickClosed()
 
     def pickClosed(self) -> Resource | None:
         """Take an idle closed resource in hand, or None; in doubt only if none is being tried."""
-        while not (self.isDoubtful and self._trial):
+        while self.closed and not (self.isDoubtful and self._trial):
             try:
                 slot, resource = self.closed.popitem()
             except KeyError:

@@ -230,11 +230,13 @@ class Pool(Generic[R]):
         if self._factory is not None and len(queue.members) < queue.capacity:
             self._mend()
         try:
-            try:
-                return queue.get(block=False, isFirst=isFirst), now
-            except Empty:
-                if now >= deadline:
-                    raise
+            resource = queue.pick() if isFirst or not queue.line else None
+            if resource is not None:
+                return resource, now
+            if queue.line is SHUT:
+                raise queue.closedError()
+            if now >= deadline:
+                raise Empty
             try:
                 resource = queue.get(
                     timeout=None if deadline == NEVER else deadline - now, isFirst=isFirst)
@@ -551,7 +553,8 @@ class Pool(Generic[R]):
         if queue.line is SHUT:
             self._drain()
         else:
-            self._trim()
+            if len(queue.members) > queue.capacity:
+                self._trim()
             queue.serve()
 
     def _drain(self) -> None:
