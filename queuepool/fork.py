@@ -27,7 +27,8 @@ def remember(pool: Pool[Any]) -> None:
 def startAfresh(pool: Pool[Any]) -> None:
     """Forget, in a child process, all that the parent's threads did with this pool.
 
-    Waiters and locks are new. Runs the abandon hook of what nobody uses, and opens nothing.
+    Waiters and locks are new. Runs the abandon hook of what nobody uses, and in a pool without a
+    factory, which is seeded with the same resources anew, their putRepair. Opens nothing.
     """
     old = pool._queue
     recycler = pool._recycler.pop("thread", None)
@@ -35,6 +36,9 @@ def startAfresh(pool: Pool[Any]) -> None:
     pool._spareSlots = []
     pool._outage = None
     pool._queue = queue = IdleQueue(pool.name, old.capacity, pool._dropped, pool._mend)
+    for slot in old.members.values():
+        slot.isHooked = True  # for good: whatever comes back is to be looked at by _takeBack
+        slot.askToCheck()
     if old.line is SHUT:
         queue.shut()
         return
@@ -42,13 +46,14 @@ def startAfresh(pool: Pool[Any]) -> None:
     idle = {resource._slot for resource in old.open} | old.closed.keys()
     for watch, slot in old.members.items():
         resource = watch()
-        slot.askToCheck()  # at a put in this process
         isOut = slot not in idle and (not areThreads or slot.takenBy == get_ident())
         if isOut or resource is None:
-            continue  # its user, or a hook that forked, may still put it: see Pool._takeBack
+            continue  # its user may still put it, also one whose hook forked
         if slot.takenAt is None or pool._factory is None:
             slot.takenAt = None
             disown(pool, resource)
+    old.open.clear()  # a call whose hook forked goes on with the old one
+    old.closed.clear()
     if pool._factory is not None:
         pool._mend()
     if recycler is not None:

@@ -7,7 +7,7 @@ There is no lock on the way of a resource; one guards how many members there may
 structure is a dict or a deque, of which only single operations are used that are atomic in
 CPython, with the GIL and without: a dict's store, ``pop``, ``popitem`` and ``copy``, a deque's
 ``append``, ``appendleft``, ``pop``, ``popleft``, ``remove`` and ``copy`` (``remove`` compares, but
-nothing here has an ``__eq__`` in Python). Two rules make that enough:
+nothing here has an ``__eq__`` in Python; see ``claim``). Two rules make that enough:
 
 - *Lay down, then look at the line; stand in line, then look at what lies there.* Whoever comes
   second sees the first, so a resource and a waiter never miss each other.
@@ -289,11 +289,16 @@ class IdleQueue(queue.LifoQueue[Resource]):
         resource = None if watch is None else watch()
         if resource is None:
             return None
-        try:
-            self.open.remove(resource)
-        except ValueError:
-            return None
-        return resource
+        while True:
+            try:
+                self.open.remove(resource)
+                return resource
+            except ValueError:
+                return None
+            except IndexError:
+                # A class with an ordering has CPython before 3.12 collect garbage while it
+                # compares, and a finalizer may have taken or put one: looked for anew.
+                continue
 
     def serve(self) -> None:
         """Give what is idle to those who wait, as long as there are both."""

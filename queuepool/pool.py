@@ -156,8 +156,9 @@ class Pool(Generic[R]):
         """Give a taken resource back, or seed the pool with a new one.
 
         Blocks only in hooks, and raises nothing of theirs: failures are logged and the resource
-        closed. Raises PoolError, and changes nothing, for what is not taken, is another pool's,
-        or is one more than the capacity. Runs putRepair, and close if the resource is due or the
+        closed. Raises PoolError, and changes nothing, for what is not taken, is another pool's, is
+        one more than the capacity, is no Resource or has an ``__eq__``; PoolClosed for a new one
+        when the pool is closed. Runs putRepair, and close if the resource is due or the
         pool closed. The pool owns the resource afterwards.
         """
         if getattr(resource, "_pool", None) is self:
@@ -203,6 +204,7 @@ class Pool(Generic[R]):
                 # Named first, settled then: an interruption between the two settles none twice.
                 closed, resource = resource, better
                 self._settle(closed)
+                del closed  # who takes and drops it next is not to wait for this call
                 isFirst = True
             if queue.line is SHUT:
                 raise queue.closedError()
@@ -392,12 +394,16 @@ class Pool(Generic[R]):
         slot.name = resource.name
         try:
             self._queue.admit(slot, resource)
-        except PoolError:
+            self._adopt(slot, resource)
+            slot.takenBy = get_ident()
+            slot.takenAt = now = self._clock()
+        except BaseException:
+            if resource._slot is slot:  # it was admitted
+                self._queue.dismiss(resource)
+                resource._slot = NOWHERE
+                resource._pool = None
             self._spareSlots.append(slot)
             raise
-        self._adopt(slot, resource)
-        slot.takenBy = get_ident()
-        slot.takenAt = now = self._clock()
         self._takeBack(resource, None, now)
 
     def _checkIdentity(self, resource: Resource) -> None:
@@ -438,6 +444,7 @@ class Pool(Generic[R]):
             return
         isFit = False
         try:
+            slot.takenBy = get_ident()
             used = now - takenAt
             slot.useTime += used
             if used > slot.useMax:
@@ -483,9 +490,12 @@ class Pool(Generic[R]):
         rule = self.closeOnException
         try:
             resource._noteError(error)
+        except Exception:
+            self._warn("%r failed to look at an exception", resource.name, exc_info=True)
+        try:
             if isinstance(rule, (type, tuple)):
                 return isinstance(error, rule)
-            return rule(error) if callable(rule) else rule
+            return bool(rule(error) if callable(rule) else rule)
         except Exception:
             self._warn("closeOnException failed; the resource is closed", exc_info=True)
             return True
@@ -624,9 +634,13 @@ class Pool(Generic[R]):
             if queue.line is SHUT and queue.closed.pop(slot, None) is not None:
                 queue.dismiss(vacancy)
             after = "its slot is filled anew"
-        if takenAt is None:
-            return  # an interruption dropped it inside the pool
-        message = (f"{slot.name!r} was taken and dropped, and never put back; {after}"
+        if takenAt is not None:
+            how = "was taken and dropped, and never put back"
+        elif self._factory is None and queue.line is not SHUT:
+            how = "was dropped by an interruption in the middle of a take or put"
+        else:
+            return  # nobody has to do anything about it
+        message = (f"{slot.name!r} {how}; {after}"
                    + (f". It was taken here:\n{trace}" if trace else ""))
         self._unsaid.append(message)
         warnings.warn(f"pool {self.name!r}: {message}", ResourceWarning, stacklevel=2)

@@ -24,11 +24,11 @@ class Slot:
 
     A slot is written only by the thread that holds its resource, so its fields need no lock and
     lose no count. It outlives its resource: when that is dropped, the next one goes on counting.
-    Two fields are written by others too: until ``checkAt`` nothing is due but for idleness, until
-    ``shortUntil`` there is no hook to call either. PAST asks the holder to look closely at the
-    next take or put. Whoever wants that (invalidate, resize) changes the pool first and calls
-    ``askToCheck`` then; the holder resets the two first and looks at the pool then, so no request
-    is overlooked.
+    Two fields are written by others too: until ``checkAt`` nothing is due but for idleness or
+    usage, until ``shortUntil`` there is no hook to call either. PAST asks the holder to look
+    closely at the next take or put. Whoever wants that (invalidate, resize) changes the pool first
+    and calls ``askToCheck`` then; the holder resets the two first and looks at the pool then, so
+    no request is overlooked. (``overdueSince`` is the recycler's: the holder only reads it.)
     """
 
     __slots__ = (
@@ -111,7 +111,8 @@ class Resource:
     that takes or puts the resource (or in the recycler's), and holds no lock meanwhile. The with
     statement gives back what ``Pool.take()`` returned.
 
-    Once in a pool, a resource belongs to it: touch it only between a take and its put.
+    Once in a pool, a resource belongs to it: touch it only between a take and its put. Resources
+    are told apart by identity: a class that defines ``__eq__`` is refused.
     """
 
     def __init__(self, name: str) -> None:

@@ -17,7 +17,7 @@ import warnings
 import pytest
 
 import queuepool
-from queuepool import Pool, PoolClosed, PoolTimeout
+from queuepool import Pool, PoolClosed, PoolError, PoolTimeout
 from tests.helpers import (FakeClock, FakeResource, PlainResource, World, awaitTrue, awaitWaiting,
                            checkWhole, start)
 
@@ -92,16 +92,25 @@ class RefusingWorld(World):
 class Stage:
     """Hold a pool and what one case does with it."""
 
-    def __init__(self, kind, **options):
+    def __init__(self, kind):
         self.world = RefusingWorld()
         self.clock = FakeClock()
         self.kind = kind
-        self.pool = Pool("p", CAPACITY, 10.0, factory=self.build, clock=self.clock, **options)
+        self.pool = self.makePool()
         self.acted = threading.Event()
         self.helpers = []
 
+    def makePool(self):
+        return Pool("p", CAPACITY, 10.0, factory=self.build, clock=self.clock)
+
     def build(self, name):
         return self.kind(name, self.world)
+
+    def makeUp(self):
+        """Do what an application does when a slot is missing."""
+        # What was interrupted while it was brought back is found by recycle.
+        if self.pool.stats().idle < CAPACITY:
+            self.pool.recycle()
 
     def openAll(self):
         with contextlib.ExitStack() as stack:
@@ -132,6 +141,32 @@ class Stage:
             action()
 
         self.help(watch)
+
+
+class SeededStage(Stage):
+    """Have a pool without a factory: what is dropped has to be told of, and leaves room."""
+
+    told = 0
+
+    def makePool(self):
+        pool = Pool("p", CAPACITY, 10.0, clock=self.clock)
+        warn = pool._warn
+
+        def count(message, *args, **options):
+            self.told += "put another one" in message % args
+            warn(message, *args, **options)
+
+        pool._warn = count
+        for number in range(CAPACITY):
+            pool.put(self.build(f"s-{number}"))
+        return pool
+
+    def makeUp(self):
+        super().makeUp()
+        missing = CAPACITY - self.pool.stats().idle
+        assert self.told >= missing, f"{missing} are missing, {self.told} were told of"
+        for number in range(missing):
+            self.pool.put(self.build(f"new-{number}"))
 
 
 # Each case is a generator: it prepares, yields what is interrupted, and tidies up behind it as
@@ -444,17 +479,30 @@ CASES = [takeOpen, takeClosed, takeExpired, takeVacant, takeWhileOpenFails, take
          shrink, shrinkAndPut, grow, growWithAWaiter, startAndStopRecycler, drop, dropWithAWaiter]
 
 
+def seed(stage):
+    stage.pool.resize(CAPACITY - 1)
+    stage.pool.resize(CAPACITY)
+    resource = stage.build("seed")
+    yield lambda: stage.pool.put(resource)
+    with contextlib.suppress(PoolError):
+        stage.pool.put(resource)  # once more: either it was put, or it can be
+
+
+SEEDED_CASES = [takeOpen, takeClosed, takeExpired, takeWaitingInVain, put, putExpired, withBlock,
+                recycle, invalidate, seed]
+
+
 def actInterrupted(act, interrupter):
     with contextlib.suppress(KeyboardInterrupt), interrupter:
         act()
 
 
-def interrupt(case, kind, number, opcodes):
+def interrupt(case, kind, number, opcodes, makeStage):
     """Run a case, interrupted before this line, and check that all is there afterwards.
 
     Returns where that was (None if it has fewer lines) and what went wrong.
     """
-    stage = Stage(kind)
+    stage = makeStage(kind)
     interrupter = Interrupter(number, opcodes)
     acting = case(stage)
     act = next(acting)
@@ -468,9 +516,7 @@ def interrupt(case, kind, number, opcodes):
         stage.awaitHelpers()
         gc.collect()
         if not stage.pool.closed:
-            # What was interrupted while it was brought back is found by recycle.
-            if stage.pool.stats().idle < CAPACITY:
-                stage.pool.recycle()
+            stage.makeUp()
             checkWhole(stage.pool, stage.world)
         checkAllClosed(stage.pool, stage.world)
     except BaseException as error:
@@ -490,6 +536,17 @@ def test_interruption_at_every_line(case, kind, quietly):
     assert points > 3
 
 
+@pytest.mark.parametrize("kind", [PlainResource, FakeResource])
+@pytest.mark.parametrize("case", SEEDED_CASES, ids=lambda case: case.__name__)
+def test_interruption_of_a_seeded_pool_leaves_room_and_is_told(case, kind, quietly):
+    if sys.version_info < (3, 11) and case.__name__.startswith("takeWaiting"):
+        pytest.skip("as above")
+    points, losses = interruptEverywhere(case, kind, makeStage=SeededStage)
+    print(f"{points} interruptions, {points - len(losses)} survived")
+    assert not losses, "\n".join(losses)
+    assert points > 3
+
+
 def checkAllClosed(pool, world):
     assert pool.close() == 0
     stats = pool.stats()
@@ -500,10 +557,10 @@ def checkAllClosed(pool, world):
     assert abs(stats.opens - stats.closes) <= 1, stats
 
 
-def interruptEverywhere(case, kind, opcodes=False):
+def interruptEverywhere(case, kind, opcodes=False, makeStage=Stage):
     points, losses = 0, []
     while True:
-        where, loss = interrupt(case, kind, points, opcodes)
+        where, loss = interrupt(case, kind, points, opcodes, makeStage)
         if loss is not None:
             losses.append(f"{case.__name__}, interrupted at {where}: {loss}")
         if where is None:

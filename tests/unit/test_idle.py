@@ -1,6 +1,7 @@
 """The queue: places, order and the waiting line, without a pool."""
 
 import queue
+from collections import deque
 
 import pytest
 
@@ -266,6 +267,18 @@ def test_the_coldest_is_a_closed_one_then_the_longest_idle(places):
     a, b = laid(places, *"ab")
     (c,) = laid(places, "c", isOpen=False)
     assert [places.pickColdest() for _ in range(4)] == [c, a, b, None]
+
+
+def test_a_claim_looks_anew_when_a_finalizer_changed_the_place_meanwhile(places):
+    class Disturbed(deque):
+        def remove(self, value):
+            places.open = undisturbed
+            raise IndexError("deque mutated during remove().")
+
+    a, b, c = laid(places, *"abc")
+    undisturbed, places.open = places.open, Disturbed()
+    assert places.claim(b._slot) is b
+    assert list(places.open) == [a, c]
 
 
 def test_a_claim_that_comes_too_late_gets_nothing(places):

@@ -388,3 +388,123 @@ def test_a_thread_that_puts_and_ends_during_the_report_left_nothing_out(
     monkeypatch.setattr(sys, "_current_frames", leaveFirst)
     pool.recycle()
     assert "has ended" not in caplog.text
+
+
+def test_what_a_closed_pool_had_out_at_a_fork_is_abandoned_not_closed(world):
+    pool = Pool("p", 1, factory=lambda name: PlainResource(name, world))
+    resource = pool.take()
+    pool.close()
+    startAfresh(pool)
+    pool.put(resource)
+    assert not resource.isOpen
+    assert (world.closed, pool.stats().idle) == (0, 0)
+
+
+def test_a_child_forked_by_an_open_hook_has_no_resource_too_many(world):
+    def forkOnce():
+        if forks:
+            startAfresh(forks.pop())
+
+    pool = Pool("p", 1, factory=lambda name: PlainResource(name, world))
+    forks = [pool]
+    open_ = world.open
+    world.open = lambda: forkOnce() or open_()
+    with pool.take():
+        assert not forks
+    checkWhole(pool, world)
+
+
+def test_a_child_forked_by_a_close_hook_takes_nothing_of_the_parents(world, clock):
+    def forkOnce(handle):
+        close(handle)
+        if forks:
+            startAfresh(forks.pop())
+
+    pool = Pool("p", 2, maxOpenTime=10.0, factory=lambda name: PlainResource(name, world),
+                clock=clock)
+    old = pool.take()
+    clock.advance(8.0)
+    pool.put(pool.take())
+    pool.put(old)
+    clock.advance(4.0)
+    forks, close, world.close = [pool], world.close, forkOnce
+    with pool.take():
+        assert not forks
+    checkWhole(pool, world)
+
+
+def test_what_another_thread_was_putting_back_at_a_fork_is_not_lost_to_the_child(world):
+    gate = Gate()
+    pool = Pool("p", 1)
+    pool.put(FakeResource("a", world, putRepair=[None, gate]))
+    resource = pool.take()
+    putting = start(pool.put, resource)
+    gate.awaitArrival()
+    startAfresh(pool)
+    assert pool.stats().idle == 1
+    gate.open()
+    putting.result()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_a_seeding_that_was_interrupted_can_be_done_again(world, error):
+    def clock():
+        if errors:
+            raise errors.pop()
+        return 1.0
+
+    errors = [error]
+    pool = Pool("p", 1, clock=clock)
+    resource = PlainResource("a", world)
+    with pytest.raises(error):
+        pool.put(resource)
+    pool.put(resource)
+    checkWhole(pool, world)
+
+
+def test_what_a_take_passed_over_is_not_kept_alive_by_it(world):
+    """It found a better one; who takes and drops the first meanwhile is not to wait for it."""
+    putBack, gate = [], Gate()
+    first = FakeResource("a", world, takeRepair=[lambda: pool.put(putBack.pop())])
+    second = FakeResource("b", world, takeRepair=[None, gate])
+    pool = Pool("p", 2)
+    pool.put(first)
+    pool.put(second)
+    putBack.append(pool.take())
+    assert putBack == [second]
+    del first, second
+    taking = start(pool.take)  # is given a, closed; b comes back meanwhile, open, and is preferred
+    gate.awaitArrival()
+    with pytest.warns(ResourceWarning, match="'a' was taken and dropped"):
+        pool.take(timeout=0)
+    gate.open()
+    pool.put(taking.result())
+    assert pool.stats().idle == 1
+
+
+def test_an_answer_without_a_truth_value_does_not_hide_the_users_exception(world, caplog):
+    class Odd:
+        def __bool__(self):
+            raise ValueError("ambiguous")
+
+    pool = Pool("p", 1, factory=lambda name: PlainResource(name, world),
+                closeOnException=lambda error: Odd())
+    with pytest.raises(KeyError), pool.take() as resource:
+        raise KeyError
+    assert not resource.isOpen
+    assert "closeOnException failed" in caplog.text
+    checkWhole(pool, world)
+
+
+def test_a_resource_that_fails_to_look_at_an_exception_is_closed_or_not_all_the_same(
+        world, caplog):
+    class Blind(PlainResource):
+        def _noteError(self, error):
+            raise OSError
+
+    pool = Pool("p", 1, factory=lambda name: Blind(name, world), closeOnException=False)
+    with pytest.raises(KeyError), pool.take() as resource:
+        raise KeyError
+    assert resource.isOpen
+    assert "'p-0' failed to look at an exception" in caplog.text
+    checkWhole(pool, world)
