@@ -634,13 +634,12 @@ class Pool(Generic[R]):
             if queue.line is SHUT and queue.closed.pop(slot, None) is not None:
                 queue.dismiss(vacancy)
             after = "its slot is filled anew"
-        if takenAt is not None:
-            how = "was taken and dropped, and never put back"
-        elif self._factory is None and queue.line is not SHUT:
-            how = "was dropped by an interruption in the middle of a take or put"
-        else:
-            return  # nobody has to do anything about it
-        message = (f"{slot.name!r} {how}; {after}"
+        if takenAt is None:  # not its user's fault
+            if self._factory is None and queue.line is not SHUT:
+                self._unsaid.append(f"{slot.name!r} was dropped in the middle of a take or put, "
+                                    f"as by an interruption; {after}")
+            return
+        message = (f"{slot.name!r} was taken and dropped, and never put back; {after}"
                    + (f". It was taken here:\n{trace}" if trace else ""))
         self._unsaid.append(message)
         warnings.warn(f"pool {self.name!r}: {message}", ResourceWarning, stacklevel=2)
