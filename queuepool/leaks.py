@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 def reportOverdue(pool: Pool[Any], now: float) -> None:
     """Warn once of each resource that is out for too long or whose thread has ended."""
-    taken = [(slot, slot.takenAt, slot.takenBy) for slot in list(pool._queue.members.values())]
+    taken = [(slot, slot.takenAt, slot.takenBy) for slot in list(pool._queue.members.values())
+             if slot.takenAt is not None]  # most are not, and need no closer look
     # Looked at after the takes: a thread that has taken was there then, if it is not now. The
     # identities only: a frame kept here would keep what it refers to. Under gevent they are
     # those of greenlets, of which nobody's end can be told.

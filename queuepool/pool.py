@@ -710,7 +710,7 @@ class Pool(Generic[R]):
 
     def _openMissing(self) -> None:
         queue = self._queue
-        missing = self.minOpen - self._countOpen()
+        missing = self.minOpen and self.minOpen - self._countOpen()  # counting takes a while
         while missing > 0 and queue.line is not SHUT:
             resource = queue.pickClosed()
             if resource is None:

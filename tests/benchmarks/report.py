@@ -12,25 +12,66 @@ COLOURS = dict(zip(CONTENDERS, (
 COLOURS |= {LIFO: "#555555", FLOOR: "#aaaaaa"}
 
 
+RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parents[2] / "README.md"
+#: Stand before and after the table in the README.
+MARKS = "<!-- by tests/benchmarks/report.py -->\n", "<!-- end -->\n"
+
+
 def write(folder):
-    """Write results.md and the plots from results.json."""
+    """Write results.md and the plots from results.json, and the README's table if it is its."""
     results = json.loads((folder / "results.json").read_text())
     (folder / "results.md").write_text("\n\n".join(describe(results)) + "\n")
     plot(folder, results["pythons"])
+    if folder == RESULTS:
+        before, old, after = splitReadme()
+        README.write_text(before + summarize(results) + after)
+
+
+def splitReadme():
+    """Return the README's text before its table, the table, and the text after it."""
+    before, mark, rest = README.read_text().partition(MARKS[0])
+    table, end, after = rest.partition(MARKS[1])
+    return before + mark, table, end + after
+
+
+def summarize(results):
+    """Return the README's table: the newest CPython's figures in short."""
+    version, found = list(results["pythons"].items())[-1]
+    none = {"added": [], "max": []}
+    return "{}\n\n{}\n".format(
+        describeMachine(results), table(
+            [f"CPython {version}", "1 thread, µs", "4 threads, µs", "50 threads, µs",
+             "added to a SELECT 1, µs", "longest wait of 50 threads, ms"],
+            [[name, *(short(costs[count]) for count in ("1", "4", "50")),
+              short(found["select"].get(name, none)["added"]),
+              short(found["fairness"].get(name, {"50": none})["50"]["max"])]
+             for name, costs in found["checkout"].items()]))
+
+
+def short(values):
+    if not values:
+        return "–"
+    value = statistics.median(values)
+    return f"{value:.{2 if value < 10 else 0}f}"
+
+
+def describeMachine(results):
+    machine, pythons = results["machine"], results["pythons"]
+    packages = list(pythons.values())[-1]["packages"]
+    names = "psycopg2-binary", "SQLAlchemy", "DBUtils", "psycopg", "psycopg-pool"
+    return ("Made by `python -m tox -e bench` on {date}: {processor}, {cores} cores, {system}; "
+            "CPython ".format(**machine)
+            + ", ".join(found["version"] for found in pythons.values()) + "; queuepool 1.3.2, "
+            + ", ".join(f"{name} {packages[name]}" for name in names)
+            + ". 10 slots unless said otherwise. Figures are medians of interleaved rounds.")
 
 
 def describe(results):
     """Yield the blocks of results.md."""
-    machine, pythons = results["machine"], results["pythons"]
-    packages = list(pythons.values())[-1]["packages"]
-    names = "psycopg2-binary", "SQLAlchemy", "DBUtils", "psycopg", "psycopg-pool"
+    pythons = results["pythons"]
     yield "# Side by side"
-    yield ("Made by `python -m tox -e bench` on {date}: {processor}, {cores} cores, {system}; "
-           "CPython ".format(**machine)
-           + ", ".join(found["version"] for found in pythons.values()) + "; queuepool 1.3.2, "
-           + ", ".join(f"{name} {packages[name]}" for name in names)
-           + ". 10 slots unless said otherwise. Figures are medians of interleaved rounds; "
-             "± is half of what lies between the quartiles.")
+    yield describeMachine(results) + " ± is half of what lies between the quartiles."
     yield "## Targets"
     yield table(
         ["", "target", *pythons],
@@ -44,7 +85,7 @@ def describe(results):
             [f"CPython {version}", *(f"{count} thread{'s' * (count != '1')}" for count in threads)],
             [[name, *(spread(costs[count]) for count in threads)]
              for name, costs in found["checkout"].items()])
-    yield "## SELECT 1 on a real PostgreSQL: what the pool adds, µs"
+    yield "## SELECT 1 on a real PostgreSQL: what the pool adds, µs (client and server on one core)"
     yield table(
         ["", *(f"CPython {version}" for version in pythons)],
         [[name, *(f"{spread(found['select'][name]['added'])} "
@@ -152,4 +193,4 @@ def plot(folder, pythons):
 
 
 if __name__ == "__main__":
-    write(Path(__file__).parent / "results")
+    write(RESULTS)
