@@ -158,8 +158,8 @@ class Pool(Generic[R]):
         Blocks only in hooks, and raises nothing of theirs: failures are logged and the resource
         closed. Raises PoolError, and changes nothing, for what is not taken, is another pool's, is
         one more than the capacity, is no Resource or has an ``__eq__``; PoolClosed for a new one
-        when the pool is closed. Runs putRepair, and close if the resource is due or the
-        pool closed. The pool owns the resource afterwards.
+        when the pool is closed. Runs putRepair, and close if the resource is due or the pool
+        closed. The pool owns the resource afterwards.
         """
         if getattr(resource, "_pool", None) is self:
             Resource.__exit__(resource, None, None, None)
@@ -440,7 +440,7 @@ class Pool(Generic[R]):
             self._refuse(resource, error)
             return
         if slot.watch not in self._queue.members:
-            fork.disown(self, resource)  # it was taken before
+            fork.disown(self, resource)  # it was taken before the fork
             return
         isFit = False
         try:
