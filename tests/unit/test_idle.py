@@ -287,6 +287,30 @@ def test_a_claim_that_comes_too_late_gets_nothing(places):
     assert places.claim(a._slot) is None
 
 
+def test_a_claim_of_what_was_dropped_gets_nothing(places):
+    assert places.claim(Slot("of nothing")) is None
+
+
+def test_a_pick_that_comes_too_late_gets_the_next(places):
+    """Something lay there when it looked, and was taken before it reached for it."""
+    class Emptied(deque):
+        def __len__(self):
+            return 1
+
+    (a,) = laid(places, "a", isOpen=False)
+    places.open = Emptied()
+    assert places.pick() is a
+
+
+def test_a_pick_of_a_closed_one_that_comes_too_late_gets_nothing(places):
+    class Emptied(dict):
+        def __len__(self):
+            return 1
+
+    places.closed = Emptied()
+    assert places.pick() is None
+
+
 def test_everyone_in_line_is_told_when_it_is_shut(places):
     waiters = [start(places.get) for _ in range(3)]
     awaitLine(places, 3)

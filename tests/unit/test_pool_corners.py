@@ -508,3 +508,35 @@ def test_a_resource_that_fails_to_look_at_an_exception_is_closed_or_not_all_the_
     assert resource.isOpen
     assert "'p-0' failed to look at an exception" in caplog.text
     checkWhole(pool, world)
+
+
+def test_a_recycler_that_ran_runs_in_the_child_too(world):
+    with Pool("p", 1, factory=lambda name: PlainResource(name, world)) as pool:
+        pool.startRecycler(1000.0)
+        parents = pool._recycler["thread"]
+        startAfresh(pool)
+        childs = pool._recycler["thread"]
+        assert childs is not parents and childs.isAlive
+        assert childs.interval == 1000.0
+        parents.stop()
+
+
+def test_recycle_of_a_closed_pool_closes_what_was_laid_down_late(world):
+    pool = Pool("p", 1, factory=lambda name: PlainResource(name, world))
+    with pool.take():
+        pass
+    late = pool._queue.pick()
+    pool.close()
+    pool._queue.layDown(late)  # it had looked before the pool was closed
+    pool.recycle()
+    assert world.live == 0
+    checkClosed(pool, world)
+
+
+def test_recycle_builds_what_min_open_asks_for(world):
+    pool = Pool("p", 1, minOpen=1, factory=lambda name: PlainResource(name, world))
+    pool.resize(2)
+    pool.minOpen = 2
+    pool.recycle()
+    assert world.live == pool.stats().open == 2
+    checkClosed(pool, world)
