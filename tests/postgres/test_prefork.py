@@ -63,6 +63,11 @@ max_requests = 1
 control_socket_disable = True
 
 
+def post_worker_init(worker):
+    with open("ready", "a") as file:
+        print(worker.pid, file=file)
+
+
 def child_exit(server, worker):
     from program import use
     use("child exit", count=1)  # may be called in the middle of itself, by the next SIGCHLD
@@ -217,6 +222,9 @@ def test_gunicorn_preload(tmp_path, dsn, admin, seen):
         assert [each.result() for each in asking] == [(200, b"done")] * JOBS
         awaitTrue(lambda: admin.value(
             "select count(*) from seen where work = 'child exit'") == JOBS)
+        # A worker that is just being started misses the signal to end, and is waited for.
+        ready = tmp_path / "ready"
+        awaitTrue(lambda: len(ready.read_text().splitlines()) == JOBS + WORKERS)
         checkEnd(master, admin, seen)
         assert seen("process, backend", "work = 'child exit'") <= seen(
             "process, backend", "work = 'import'")
