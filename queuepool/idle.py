@@ -33,7 +33,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any
-from weakref import ref
+from weakref import WeakSet, ref
 
 from queuepool.errors import PoolClosed, PoolError
 from queuepool.resource import NOWHERE, Resource, Slot, Watch
@@ -90,6 +90,8 @@ class IdleQueue(queue.LifoQueue[Resource]):
         self.closed: dict[Slot, Resource] = {}
         #: Every slot of the pool, by the watch on the resource that fills it.
         self.members: dict[Watch, Slot] = {}
+        #: Surplus ones that are members no more and are being closed: nothing new in their place.
+        self.leaving: WeakSet[Resource] = WeakSet()
         #: How to give to those who wait, the first first; SHUT when the pool is closed.
         self.line: deque[Give] = deque()
         #: Whether it is in doubt that closed ones can be opened: they go out one at a time then.
@@ -128,7 +130,7 @@ class IdleQueue(queue.LifoQueue[Resource]):
     def fillUp(self, make: Callable[[], Resource]) -> None:
         """Add members until there are as many as may be; one thread at a time does so."""
         with self._membership:
-            while len(self.members) < self.capacity:
+            while len(self.members) + len(self.leaving) < self.capacity:
                 resource = make()
                 self._join(resource._slot, resource)
                 self.put(resource)
@@ -162,6 +164,7 @@ class IdleQueue(queue.LifoQueue[Resource]):
             with self._membership:
                 if not self.isOverfull:
                     return False
+                self.leaving.add(resource)
                 self._remove(slot)
         else:
             self._remove(slot)

@@ -604,8 +604,11 @@ class Pool(Generic[R]):
         finally:
             if reason is Reason.POOL_CLOSED:
                 queue.dismiss(resource)
+            queue.leaving.discard(resource)
             resource._slot = NOWHERE
             self._spareSlots.append(slot)
+            if len(queue.members) < queue.capacity and queue.line is not SHUT:
+                self._mend()  # the pool grew again meanwhile
 
     def _dropped(self, watch: Watch) -> None:
         """Bring the slot of a dropped resource back.

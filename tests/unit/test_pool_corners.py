@@ -540,3 +540,21 @@ def test_recycle_builds_what_min_open_asks_for(world):
     pool.recycle()
     assert world.live == pool.stats().open == 2
     checkClosed(pool, world)
+
+
+def test_nothing_is_opened_in_the_place_of_a_surplus_one_until_that_is_closed(world):
+    gate, close = Gate(), world.close
+    pool = Pool("p", 2, factory=lambda name: PlainResource(name, world))
+    checkWhole(pool, world)
+    world.close = lambda handle: gate() or close(handle)
+    shrinking = start(pool.resize, 1)
+    gate.awaitArrival()
+    pool.resize(2)
+    first = pool.take(timeout=0)
+    with pytest.raises(PoolTimeout):
+        pool.take(timeout=0)
+    gate.open()
+    shrinking.result()
+    pool.put(first)
+    checkWhole(pool, world)
+    checkClosed(pool, world)
