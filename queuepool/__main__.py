@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from queue import SimpleQueue
 
 from queuepool import __version__
-from queuepool._demo import (EMBEDDED_CAPACITY, DemoError, Load, Stopped, attend, embeddedServer,
+from queuepool.demo import (EMBEDDED_CAPACITY, DemoError, Load, Stopped, attend, embeddedServer,
                              importPool, openDisplay)
 
 #: Reads the catalogue, so it works on any database and writes nothing.

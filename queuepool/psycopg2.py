@@ -15,7 +15,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, Literal, Union
+from typing import TYPE_CHECKING, Any, Literal, Union
 
 from queuepool.pool import CloseOnException, Pool
 from queuepool.resource import Resource
@@ -124,15 +124,16 @@ class Connection(Resource):
         Blocks as long as ``psycopg2.connect`` does and raises what it raises. When no server in
         service was reached, what the pool opened before is invalidated.
         """
-        pool = self._pool
-        epoch = pool and pool._epoch
-        startedAt = pool._clock() if pool else 0.0
+        pool = self.pool
+        generation = pool and pool.generation
+        startedAt = pool.clock() if pool else 0.0
         try:
             conn = self.resource = self._connect()
         except psycopg2.OperationalError as error:
             if UNREACHED.search(str(error)):
-                self._invalidate(epoch, startedAt)
+                self._invalidate(generation, startedAt)
             raise
+        self.handOut(conn)
         settings: dict[str, Any] = dict(
             isolation_level=self.isolation_level, readonly=self.readonly,
             deferrable=self.deferrable, autocommit=self.autocommit)
@@ -181,13 +182,13 @@ class Connection(Resource):
         except psycopg2.Error:
             self.close()
             return
-        # What the property idleTime tells, without its calls.
-        isRested = (self.pingTime is not None and self._pool is not None
-                    and self._pool._clock() - self._slot.lastUsedAt > self.pingTime)
+        idleTime = self.idleTime
+        isRested = (self.pingTime is not None and idleTime is not None
+                    and idleTime > self.pingTime)
         if (isRested or isDoubtful) and not self._answers(conn):
             self.close()
             if isRested:  # else it was its own end that was told
-                self._invalidate(self._slot.epoch)
+                self._invalidate(self.generation)
 
     def putRepair(self) -> None:
         """Roll back what is under way, set changed settings back, do what ``reset`` says.
@@ -264,29 +265,29 @@ class Connection(Resource):
                 timer.join()
         return not cuts
 
-    def _invalidate(self, epoch: object, newerThan: float | None = None) -> None:
-        """Invalidate what the pool opened in this epoch, if nobody has done so yet.
+    def _invalidate(self, generation: object, newerThan: float | None = None) -> None:
+        """Invalidate what the pool opened in this generation, if nobody has done so yet.
 
-        With newerThan only if it opened something in it, and nothing since that time.
+        With newerThan only if it opened something in it, and nothing since that instant.
         """
-        pool = self._pool
-        if pool is None or pool._epoch is not epoch:
+        pool = self.pool
+        if pool is None or pool.generation is not generation:
             return
         if newerThan is not None:
-            opened = [slot.openedAt for slot in list(pool._queue.members.values())
-                      if slot.openedAt is not None and slot.epoch is epoch]
-            if not opened or max(opened) >= newerThan:
+            newest = pool.newestOpenedAt
+            if newest is None or newest >= newerThan:
                 return
         pool.invalidate()
 
-    def __enter__(self) -> connection:
-        """Hand out the psycopg2 connection itself."""
-        return self.resource  # type: ignore[return-value]
+    if TYPE_CHECKING:
+        def __enter__(self) -> connection:  # type: ignore[override]
+            """Hand out the psycopg2 connection itself."""
+            ...
 
-    def _noteError(self, error: BaseException) -> None:
+    def noteError(self, error: BaseException) -> None:
         """After a fail-over have all others closed, too."""
         if isinstance(error, psycopg2.Error) and self._isFailOver(error):
-            self._invalidate(self._slot.epoch)
+            self._invalidate(self.generation)
 
     def _isFailOver(self, error: psycopg2.Error) -> bool:
         """Tell whether an error means that new connections may lead to another server."""

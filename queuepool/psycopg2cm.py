@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar, Union
+from typing import TYPE_CHECKING, Any, TypeVar, Union
 
 from queuepool.psycopg2 import Connection
 
@@ -20,8 +20,12 @@ Row = dict[str, Any]
 class ConnectionManager(Connection):
     """Be one connection, and hand out itself."""
 
-    def __enter__(self: M) -> M:  # type: ignore[override]  # what 1.3.2's programs expect
-        return self
+    def handOut(self, target: Any) -> None:
+        """Have the with statement hand out the manager itself, whatever was opened."""
+        super().handOut(self)
+
+    if TYPE_CHECKING:
+        def __enter__(self: M) -> M: ...  # type: ignore[override]
 
     def repair(self) -> None:
         """Make the connection clean, or close it if it is lost; the put hook, by its old name."""

@@ -1,178 +1,140 @@
-"""A resource: something expensive to open, and the slot of the pool that it fills."""
+"""A resource: something that is expensive to open."""
 
 from __future__ import annotations
 
-import sys
-import weakref
+from collections.abc import Callable
+from operator import attrgetter
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
+from weakref import ref
 
+from queuepool.core.hooks import Hooks
+from queuepool.core.idle import IdleQueue
+from queuepool.core.slot import NOWHERE, Place
 from queuepool.errors import PoolError
-
-if TYPE_CHECKING:
-    from queuepool.pool import Pool
-    from queuepool.stats import Reason
-
-NEVER = float("inf")
-PAST = float("-inf")
+from queuepool.stats import Reason
 
 R = TypeVar("R", bound="Resource")
+IDLE, HELD, TAKEN, RETURNED = Place.IDLE, Place.HELD, Place.TAKEN, Place.RETURNED
 
 
-class Slot:
-    """Keep one place of a pool: the stamps, limits and counters of whatever resource fills it.
+class Owner(Protocol):
+    """What a resource knows of its pool."""
 
-    A slot is written only by the thread that holds its resource, so its fields need no lock and
-    lose no count. It outlives its resource: when that is dropped, the next one goes on counting.
-    Two fields are written by others too: until ``checkAt`` nothing is due but for idleness or
-    usage, until ``shortUntil`` there is no hook to call either. PAST asks the holder to look
-    closely at the next take or put. Whoever wants that (invalidate, resize) changes the pool first
-    and calls ``askToCheck`` then; the holder resets the two first and looks at the pool then, so
-    no request is overlooked. (``overdueSince`` is the recycler's: the holder only reads it.)
+    name: str
+    _queue: IdleQueue
+    _hooks: Hooks
+    clock: Callable[[], float]
+    _overridesPut: bool
+
+    def _takeBack(self, resource: Any, error: BaseException | None, now: float) -> None: ...
+    def _putAfterWith(self, resource: Any, error: BaseException | None) -> None: ...
+    def _attend(self) -> None: ...
+
+
+class Entering(property):
+    """An ``__enter__`` without Python code, so that no signal handler runs in it.
+
+    A with statement gets the property's value and calls it: a weak reference, which returns what
+    it refers to. ``contextlib.ExitStack`` calls the property itself.
     """
 
-    __slots__ = (
-        "name", "watch", "isHooked", "trace", "epoch", "overdueSince",
-        "takenAt", "takenBy", "openedAt", "lastUsedAt", "checkAt", "shortUntil", "retireAt",
-        "takes", "takesAtOpen", "takesLimit", "openings",
-        "opens", "openErrors", "closes", "closeErrors",
-        "waits", "timeouts", "waitTime", "waitMax", "openTime", "openMax", "useTime", "useMax",
-    )
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.watch: Watch | None = None  # on the resource that fills it
-        self.isHooked = False  # takes and puts have repair hooks to call
-        self.overdueSince: float | None = None  # the takenAt of a take that was reported
-        self.trace: str | None = None  # the stack of its take
-        self.epoch: object = None  # the pool's at the time it was opened
-        self.takenAt: float | None = None  # None: nobody has taken it
-        self.takenBy: int | None = None  # the thread that took it last, or has it in hand
-        self.openedAt: float | None = None  # None: it is not open
-        self.lastUsedAt = NEVER  # put back or opened
-        self.checkAt = self.shortUntil = PAST
-        self.retireAt = NEVER
-        self.takes = 0
-        self.takesAtOpen = 0
-        self.takesLimit = sys.maxsize
-        self.openings = 0  # the resource's, when the pool last looked
-        self.opens = 0
-        self.openErrors = 0
-        self.closes: dict[Reason, int] | None = None
-        self.closeErrors = 0
-        self.waits = 0
-        self.timeouts = 0
-        self.waitTime = 0.0
-        self.waitMax = 0.0
-        self.openTime = 0.0
-        self.openMax = 0.0
-        self.useTime = 0.0
-        self.useMax = 0.0
-
-    def askToCheck(self) -> None:
-        """Have whoever holds the resource, now or next, look what is due."""
-        self.checkAt = self.shortUntil = PAST
-
-    def countClose(self, reason: Reason) -> None:
-        """Note that what was open in this slot is not any more."""
-        if self.closes is None:
-            self.closes = {}
-        self.openedAt = None
-        self.closes[reason] = self.closes.get(reason, 0) + 1
-
-    def countOpen(self, seconds: float) -> None:
-        """Note how long a call of open() took."""
-        self.openTime += seconds
-        self.openMax = max(self.openMax, seconds)
-
-    def countWait(self, seconds: float) -> None:
-        """Note how long somebody stood in line."""
-        self.waits += 1
-        self.waitTime += seconds
-        self.waitMax = max(self.waitMax, seconds)
-
-
-class Watch(weakref.ref["Resource"]):
-    """Refer weakly to the resource of a slot: its callback is called when that is dropped."""
-
-    __slots__ = ()
-    __hash__ = object.__hash__  # its own, whatever its resource's is
-
-
-#: The slot of a resource that no pool has.
-NOWHERE = Slot("")
+    def __call__(self, resource: Any) -> Any:
+        return self.__get__(resource)()
 
 
 class Resource:
-    """Be something that is expensive to open: subclass it, give it ``open`` and ``close``.
+    """Something that is expensive to open. Subclass it and define ``open`` and ``close``.
 
-    A subclass sets ``self.resource`` in ``open`` and calls ``super().open()`` at its end, drops
-    it in ``close`` and calls ``super().close()``. The pool runs one hook at a time, in the thread
-    that takes or puts the resource (or in the recycler's), and holds no lock meanwhile. The with
-    statement gives back what ``Pool.take()`` returned.
+    ``open`` sets ``self.resource`` and calls ``super().open()`` at its end; ``close`` closes it,
+    sets it to None and calls ``super().close()``. The pool runs one hook at a time, in the thread
+    that takes or puts the resource (or in the recycler's), and holds no lock meanwhile.
 
-    Once in a pool, a resource belongs to it: touch it only between a take and its put. Resources
-    are told apart by identity: a class that defines ``__eq__`` is refused.
+    ``with pool.take() as resource:`` returns it to the pool at the end of the block. Once a
+    resource is in a pool, use it only between a take and its put. One that is dropped without a
+    put comes back by itself, and is closed then. Resources are told apart by identity, whatever
+    ``__eq__`` and ``__hash__`` their class defines.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         #: Whatever ``open`` opened: a connection, a session, a device.
         self.resource: Any = None
-        self._pool: Pool[Any] | None = None
+        self._pool: Owner | None = None
         self._slot = NOWHERE
         self._isOpen = False
-        self._openings = 0  # how often open() was called, by whomever
+        self.handOut(self)
 
     def open(self) -> None:
-        """Open the resource; called by take when it is closed.
+        """Open the resource. Called by take when it is closed, and by recycle for ``minOpen``.
 
-        May block. What it raises reaches the caller of take, after the slot went back and what
-        was half open was closed. Overriders set ``self.resource`` and call this last.
+        May block. What it raises reaches the caller of take, after what is half open was closed
+        and the resource is in the pool again. Overriders set ``self.resource`` and call this last.
         """
         self._isOpen = True
-        self._openings += 1
-        self._slot.askToCheck()  # the pool is to note it, whoever called this
+        if self._pool is not None:
+            self._pool._hooks.noteOpen(self)
 
     def close(self) -> None:
-        """Close the resource; called when it is due (see ``Reason``), only while it is open.
+        """Close the resource. Called only while it is open, see ``Reason`` for when.
 
-        May block. What it raises is logged; the resource counts as closed all the same.
+        May block. What it raises is logged, and the resource counts as closed all the same.
         Overriders close ``self.resource``, set it to None and call this.
         """
         self._isOpen = False
+        if self._slot.openedAt is not None:
+            self._slot.countClose(self._slot.closing)
 
     def takeRepair(self) -> None:
-        """Look at the resource before each take, open or not; overriders may call ``close``.
+        """Check the resource before each take, open or not. Overriders may call ``close``.
 
-        What it raises reaches the caller of take, after the resource was closed and put back.
+        What it raises reaches the caller of take, after the resource was closed and is in the
+        pool again.
         """
 
     def putRepair(self) -> None:
-        """Clean the resource at each put, open or not; overriders may call ``close``.
+        """Clean the resource at each put, open or not. Overriders may call ``close``.
 
         What it raises is logged and the resource closed: nothing unclean is handed out again.
         """
 
-    def _noteError(self, error: BaseException) -> None:
-        """Learn what the user's with-block raised, before anything is done about it."""
+    def noteError(self, error: BaseException) -> None:
+        """Look at what the with block of the user raised, before anything is done about it.
+
+        Called for each exception, in the thread of the user. What it raises is logged.
+        """
 
     def abandon(self) -> None:
         """Forget what is open without closing it: after a fork it is the parent process's."""
         self.resource = None
         self._isOpen = False
 
+    def handOut(self, target: Any) -> None:
+        """Have the with statement hand out ``target``; call it in ``open``. Else it is ``self``.
+
+        Only a weak reference is kept if there can be one: ``self.resource`` keeps the target.
+        """
+        try:
+            self._target: Callable[[], Any] = ref(target)
+        except TypeError:
+            self._target = lambda: target
+
     @property
     def isOpen(self) -> bool:
-        """Tell whether the resource is open."""
+        """Whether the resource is open."""
         return self._isOpen
 
     @property
+    def pool(self) -> Any:
+        """The pool that the resource is in, or None."""
+        return self._pool
+
+    @property
     def usageCount(self) -> int:
-        """Tell how many times the resource was taken since it was opened."""
+        """How many times the resource was taken since it was opened."""
         return self._slot.takes - self._slot.takesAtOpen
 
-    # Where a subclass written for 1.3.2 reads it, or sets it in an open() of its own.
+    # A subclass written for 1.3.2 may read it, or set it in an open() of its own.
     @property
     def _usageCount(self) -> int:
         return self.usageCount
@@ -180,24 +142,35 @@ class Resource:
     @_usageCount.setter
     def _usageCount(self, count: int) -> None:
         slot = self._slot
-        if self._pool is not None and slot is not NOWHERE:
-            slot.takesAtOpen = slot.takes - count
-            slot.takesLimit = slot.takesAtOpen + self._pool._maxUsageCount
+        if slot is not NOWHERE:
+            shift = self.usageCount - count
+            slot.takesAtOpen += shift
+            slot.takesLimit += shift
 
     @property
     def age(self) -> float | None:
-        """Tell the seconds since the pool opened the resource; None if it is closed."""
-        return self._since(self._slot.openedAt)
+        """The seconds since the resource was opened; None if it is closed or in no pool."""
+        openedAt = self._slot.openedAt
+        return None if openedAt is None or self._pool is None else self._pool.clock() - openedAt
 
     @property
     def idleTime(self) -> float | None:
-        """Tell the seconds since the resource was last put back or opened; None if closed."""
-        return self._since(self._slot.lastUsedAt)
-
-    def _since(self, stamp: float | None) -> float | None:
-        if stamp is None or self._pool is None or self._slot.openedAt is None:
+        """The seconds since it was returned or opened; None if it is closed or in no pool."""
+        if self._slot.openedAt is None or self._pool is None:
             return None
-        return self._pool._clock() - stamp
+        return self._pool.clock() - self._slot.lastUsedAt
+
+    @property
+    def generation(self) -> object:
+        """The generation of the pool that it was opened in, see ``Pool.generation``."""
+        return self._slot.generation
+
+    @property
+    def _hasRepairHooks(self) -> bool:
+        # Asked of the methods, which may be the instance's own. A look into vars() would make
+        # each later attribute read slower.
+        return (getattr(self.takeRepair, "__func__", None) is not Resource.takeRepair
+                or getattr(self.putRepair, "__func__", None) is not Resource.putRepair)
 
     def __str__(self) -> str:
         return self.name
@@ -206,42 +179,95 @@ class Resource:
         state = "open" if self._isOpen else "closed"
         return f"<{type(self).__name__} {self.name!r} {state}, used {self.usageCount} times>"
 
-    # Returns Any because a subclass may hand out what it wraps, as psycopg2's Connection does.
-    def __enter__(self: R) -> Any:
-        return self
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__} {self.name!r} cannot be copied or pickled: what it has open "
+            f"can only be used once at a time; make a new one")
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Have a ``__del__`` of a subclass called when the resource ends, not when it comes back."""
+        super().__init_subclass__(**kwargs)
+        own = cls.__del__
+        if not getattr(own, "comesBack", False):
+            cls.__del__ = _comingBack(own)  # type: ignore[method-assign]
+
+    def __del__(self) -> None:
+        """Come back to the pool if the user, or an interrupted call, dropped the resource.
+
+        One append brings it back; no lock is taken and nothing is logged here. An idle one is
+        being collected together with its pool.
+        """
+        slot = getattr(self, "_slot", NOWHERE)  # its __init__ may have failed
+        place = slot.place
+        queue = slot.queue
+        if queue is not None and (place is TAKEN or place is HELD):
+            if not queue.isShutDown:
+                slot.wasDropped = place is TAKEN
+                slot.place = RETURNED; queue.returned.append(self)  # noqa: E702
+                queue.notify()
+            else:  # nobody needs it: its driver closes it
+                queue.evict(slot)
+                if slot.openedAt is not None:
+                    slot.countClose(Reason.DROPPED)
+
+    __del__.comesBack = True  # type: ignore[attr-defined]
+
+    if TYPE_CHECKING:
+        def __enter__(self: R) -> R: ...
+    else:
+        __enter__ = Entering(attrgetter("_target"))
 
     def __exit__(self, exc_type: type[BaseException] | None, exc_value: BaseException | None,
                  traceback: TracebackType | None) -> None:
-        """Give the resource back to its pool; ``Pool.put`` does the same.
+        """Return the resource to its pool, as ``Pool.put`` does.
 
         With an exception, ``closeOnException`` decides whether the resource is closed first.
         Blocks only in hooks, and raises nothing of theirs. The pool owns the resource afterwards.
         """
-        slot = self._slot
         pool = self._pool
         if pool is None:
             if exc_value is None:
-                raise PoolError(f"{self.name!r} is in no pool: there is nowhere to put it back")
+                raise PoolError(f"{self.name!r} is in no pool, so it cannot be returned to one")
             return
-        now = pool._clock()
-        takenAt = slot.takenAt
-        if (takenAt is not None and exc_value is None and now <= slot.shortUntil
-                and slot.takes < slot.takesLimit and self._isOpen):
-            # From here until it lies in its place nothing of Python is called, so that neither a
-            # signal nor, with the GIL, another thread comes in between: of two who put the same
-            # resource only one gets here, and no interruption finds the slot nowhere.
-            slot.takenAt = None
-            used = now - takenAt
-            slot.useTime += used
-            if used > slot.useMax:
-                slot.useMax = used
-            slot.lastUsedAt = now
-            queue = pool._queue
-            queue.open.append(self)
-            if queue.line:
-                pool._attend()
+        slot = self._slot
+        takes = slot.takes
+        try:
+            now = pool.clock()
+            if (slot.place is TAKEN and exc_value is None and now <= slot.shortUntil
+                    and takes < slot.takesLimit and self._isOpen):
+                used = now - slot.takenAt
+                slot.useTime += used
+                if used > slot.useMax:
+                    slot.useMax = used
+                slot.lastUsedAt = now
+                queue = pool._queue
+                # One line: no signal handler runs, and with the GIL no other thread, between the
+                # change of the place and the append. Of two who put the same, one gets here.
+                slot.place = IDLE; queue.open.append(self)  # noqa: E702
+                if queue.waiters:
+                    pool._attend()
+            elif pool._overridesPut:
+                pool._putAfterWith(self, exc_value)
+            else:
+                pool._takeBack(self, exc_value, now)
+        except BaseException:
+            # Still where it was at the beginning: as when the clock was interrupted.
+            if slot.place is TAKEN and slot.takes == takes:
+                slot.place = RETURNED; pool._queue.returned.append(self)  # noqa: E702
+                pool._queue.notify()
+            raise
+
+
+def _comingBack(own: Callable[[Any], object]) -> Callable[[Any], None]:
+    def __del__(self: Resource) -> None:
+        place = getattr(self, "_slot", NOWHERE).place
+        if place is TAKEN or place is HELD:
+            Resource.__del__(self)
         else:
-            pool._takeBack(self, exc_value, now)
+            own(self)
+
+    __del__.comesBack = True  # type: ignore[attr-defined]
+    return __del__
 
 
 #: The name of 1.3.2; the same class.

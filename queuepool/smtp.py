@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import smtplib
 import ssl
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from queuepool.resource import Resource
 
@@ -108,6 +108,7 @@ class Connection(Resource):
         smtp.ehlo_or_helo_if_needed()
         if self.user is not None:
             smtp.login(self.user, self.password)  # type: ignore[arg-type]
+        self.handOut(smtp)
         super().open()
 
     def close(self) -> None:
@@ -124,7 +125,7 @@ class Connection(Resource):
 
     def takeRepair(self) -> None:
         """Close the connection if the server has gone; costs no round trip."""
-        if self._isOpen:
+        if self.isOpen:
             self.resource.listen()
             if not self.resource.isReady:
                 self.close()
@@ -134,7 +135,7 @@ class Connection(Resource):
 
         Costs a round trip only if there is a mail to reset.
         """
-        if self._isOpen:
+        if self.isOpen:
             smtp = self.resource
             if smtp.isReady and smtp.isInMail:
                 smtp.rset()
@@ -147,5 +148,6 @@ class Connection(Resource):
             self.resource.close()
         super().abandon()
 
-    def __enter__(self) -> smtplib.SMTP:
-        return self.resource  # type: ignore[no-any-return]
+    if TYPE_CHECKING:
+        def __enter__(self) -> smtplib.SMTP:  # type: ignore[override]
+            ...

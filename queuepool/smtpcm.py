@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from queuepool.smtp import Connection
 
@@ -30,8 +30,12 @@ class ConnectionManager(Connection):
         """Send a mail; takes, returns and raises what ``smtplib.SMTP.sendmail`` does."""
         return self.resource.sendmail(*args, **kwargs)  # type: ignore[no-any-return]
 
-    def __enter__(self: M) -> M:  # type: ignore[override]
-        return self
+    def handOut(self, target: Any) -> None:
+        """Have the with statement hand out the manager itself, whatever was opened."""
+        super().handOut(self)
+
+    if TYPE_CHECKING:
+        def __enter__(self: M) -> M: ...  # type: ignore[override]
 
     def __repr__(self) -> str:
         return str(dict(host=self.host, port=self.port, user=self.user, password="xxxxxxx",

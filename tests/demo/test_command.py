@@ -12,7 +12,7 @@ import types
 import psycopg2
 import pytest
 
-from queuepool import PoolTimeout, _demo
+from queuepool import PoolTimeout, demo
 from tests.demo.conftest import checkNothingLeft
 from tests.helpers import PATIENCE, awaitTrue
 from tests.helpers import start as startThread
@@ -97,52 +97,52 @@ def test_failed_requests_are_told_by_kind_and_code(run, serverDsn, admin):
 
 
 def test_failures_before_and_after_the_chaos_are_not_blamed_on_it(serverDsn):
-    load = _demo.Load(serverDsn, "select 1", 1, 1)
+    load = demo.Load(serverDsn, "select 1", 1, 1)
     load._chaosBegin, load._chaosEnd = 10.0, 11.0
     times = [(8.0, 9.0), (8.0, 10.5), (10.9, 12.0), (11.5, 12.0)]
-    failures = [_demo.Failure(*pair, "OperationalError") for pair in times]
+    failures = [demo.Failure(*pair, "OperationalError") for pair in times]
     assert load._tellFailures(failures) == (
         "4 (OperationalError 4), 2 of them in flight when the backends were terminated")
 
 
 def test_chaos_that_fails_is_told(run, serverDsn, monkeypatch):
-    importPool = _demo.importPool
+    importPool = demo.importPool
 
     def makePool(name, *args, **kwargs):
         if name == "demo-chaos":
             raise RuntimeError("no\nroom")
         return importPool()(name, *args, **kwargs)
 
-    monkeypatch.setattr(_demo, "importPool", lambda: makePool)
+    monkeypatch.setattr(demo, "importPool", lambda: makePool)
     outcome = run("--dsn", serverDsn, "--chaos", "--seconds", "0.2", *SMALL)
     assert outcome.code == 0
     assert outcome.fact("chaos") == "chaos failed: no room"
 
 
 def test_failure_is_named_by_the_error_that_came_first(serverDsn):
-    load = _demo.Load(serverDsn, "select 1", 1, 1)
+    load = demo.Load(serverDsn, "select 1", 1, 1)
     with load.pool.take(), pytest.raises(PoolTimeout) as timeout:
         load.pool.take(timeout=0.01)
-    assert _demo.cause(timeout.value) == "PoolTimeout"
+    assert demo.cause(timeout.value) == "PoolTimeout"
     with pytest.raises(psycopg2.InterfaceError) as masked, load.pool.take() as conn:
         load._sql = f"select pg_terminate_backend({conn.get_backend_pid()})"
         load.execute(conn)
-    assert _demo.cause(masked.value) != "InterfaceError"
+    assert demo.cause(masked.value) != "InterfaceError"
 
 
 def test_percentiles_are_exact():
-    assert _demo.percentiles([]) is None
-    assert _demo.percentiles([7.0]) == (7.0, 7.0, 7.0)
-    assert _demo.percentiles(range(1000, 0, -1)) == (500, 990, 1000)
+    assert demo.percentiles([]) is None
+    assert demo.percentiles([7.0]) == (7.0, 7.0, 7.0)
+    assert demo.percentiles(range(1000, 0, -1)) == (500, 990, 1000)
 
 
 def test_times_are_written_for_people():
-    assert _demo.tellTime(0.01234) == "12.3 ms"
-    assert _demo.tellTime(1234.5) == "1,234.50 s"
+    assert demo.tellTime(0.01234) == "12.3 ms"
+    assert demo.tellTime(1234.5) == "1,234.50 s"
 
 
 def test_samples_show_what_is_new_since_the_last(serverDsn):
-    load = _demo.Load(serverDsn, "select 1", 1, 1)
+    load = demo.Load(serverDsn, "select 1", 1, 1)
     worker, = load._workers
     worker.requests.extend([0.2, 0.4])
     worker.waits.extend([0.1, 0.3])
@@ -155,7 +155,7 @@ def test_samples_show_what_is_new_since_the_last(serverDsn):
 # -- how it ends
 
 def test_requests_in_flight_at_the_end_are_cancelled(run, serverDsn, admin, wishes, monkeypatch):
-    monkeypatch.setattr(_demo, "GRACE", 0.1)
+    monkeypatch.setattr(demo, "GRACE", 0.1)
     blocked = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
 
     def block():
@@ -176,9 +176,9 @@ def test_requests_in_flight_at_the_end_are_cancelled(run, serverDsn, admin, wish
 
 
 def test_requests_that_cannot_be_cancelled_do_not_keep_it(run, serverDsn, wishes, monkeypatch):
-    monkeypatch.setattr(_demo, "GRACE", 0.1)
+    monkeypatch.setattr(demo, "GRACE", 0.1)
     gate = threading.Event()
-    execute = _demo.Load.execute
+    execute = demo.Load.execute
 
     def hang(load, conn):
         execute(load, conn)
@@ -186,7 +186,7 @@ def test_requests_that_cannot_be_cancelled_do_not_keep_it(run, serverDsn, wishes
             wishes.put(2)
             assert gate.wait(PATIENCE)
 
-    monkeypatch.setattr(_demo.Load, "execute", hang)
+    monkeypatch.setattr(demo.Load, "execute", hang)
     before = set(threading.enumerate())
     outcome = run("--dsn", serverDsn, "--seconds", "1000", *SMALL)
     gate.set()
@@ -196,7 +196,7 @@ def test_requests_that_cannot_be_cancelled_do_not_keep_it(run, serverDsn, wishes
 
 
 def test_stop_while_the_sql_is_tried(run, serverDsn, admin, wishes, monkeypatch):
-    monkeypatch.setattr(_demo, "GRACE", 0.1)
+    monkeypatch.setattr(demo, "GRACE", 0.1)
     sleeping = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'"
 
     def stop():
@@ -257,14 +257,14 @@ def test_wrong_sql_is_told_in_one_line(run, serverDsn, sql):
 
 
 def test_more_threads_than_there_can_be(run, serverDsn, monkeypatch):
-    begin = _demo.Worker.begin
+    begin = demo.Worker.begin
 
     def beginSome(worker):
         if worker is worker.load._workers[3]:
             raise RuntimeError("can't start new thread")
         begin(worker)
 
-    monkeypatch.setattr(_demo.Worker, "begin", beginSome)
+    monkeypatch.setattr(demo.Worker, "begin", beginSome)
     outcome = run("--dsn", serverDsn, *SMALL)
     outcome.checkOneLine(1)
     assert "--threads 6: can't start new thread" in outcome.err

@@ -262,8 +262,8 @@ def test_a_lost_place_in_line_is_the_first_again(world):
     for number in range(3):
         waiting.append(start(wait, number))
         awaitWaiting(pool, number + 1)
-    first = pool._queue.line[0]
-    pool._queue.line.popleft()
+    first = pool._queue.waiters[0]
+    pool._queue.waiters.popleft()
     del first  # a giver was interrupted between popleft and the call
     awaitWaiting(pool, 3)
     pool.put(resource)

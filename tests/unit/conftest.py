@@ -5,4 +5,4 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def noSecondLook(monkeypatch):
-    monkeypatch.setattr("queuepool.idle.LOOK_AGAIN_TIME", 3600.0)
+    monkeypatch.setattr("queuepool.core.idle.LOOK_AGAIN_TIME", 3600.0)

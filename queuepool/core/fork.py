@@ -1,0 +1,64 @@
+"""A child process: every pool starts afresh in it. What the parent opened stays the parent's."""
+
+from __future__ import annotations
+
+import os
+import sys
+import weakref
+from collections.abc import Callable
+from threading import get_ident
+from typing import Any, Protocol
+
+from queuepool.core.idle import IdleQueue
+from queuepool.core.leaks import here
+from queuepool.core.log import Log
+from queuepool.core.slot import Place
+
+
+class Forkable(Protocol):
+    """What is needed of a pool here."""
+
+    name: str
+
+    def startAfresh(self) -> None: ...
+
+
+_pools: weakref.WeakSet[Forkable] = weakref.WeakSet()
+
+
+def remember(pool: Forkable) -> None:
+    """Have ``pool.startAfresh()`` called in every child process."""
+    _pools.add(pool)
+
+
+def disownAll(old: IdleQueue, disown: Callable[[Any], None], isSeeded: bool) -> None:
+    """Call ``disown`` for each resource of the parent's queue that nobody uses in this child.
+
+    Of the parent's threads only the one that forked is here. What it has, checked out or in the
+    hands of a pool call whose hook forked, it may still put. Under gevent all greenlets go on.
+    """
+    areThreads = get_ident() in sys._current_frames()  # not greenlets
+    for slot in list(old.members):
+        slot.isLong = True  # whatever comes back has to be noticed as the parent's
+        slot.askToCheck()
+        resource = slot.ref()
+        mayComeBack = slot.place in (Place.TAKEN, Place.HELD) and (
+            not areThreads or slot.takenBy is here.taker)
+        if resource is not None and not mayComeBack and (
+                isSeeded or slot.place is not Place.TAKEN):
+            disown(resource)
+    old.open.clear()
+    old.closed.clear()
+    old.returned.clear()
+
+
+def _startAllAfresh() -> None:
+    for pool in list(_pools):
+        try:
+            pool.startAfresh()
+        except BaseException:  # the other pools are to start afresh all the same
+            Log(pool.name).warning("starting afresh in a child process failed", exc_info=True)
+
+
+# Where there is no fork there is nothing to register with.
+getattr(os, "register_at_fork", dict)(after_in_child=_startAllAfresh)

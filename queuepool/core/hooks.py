@@ -1,0 +1,179 @@
+"""Runs the hooks of a resource, counts them and logs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, Union
+
+from queuepool.core.breaker import CircuitBreaker
+from queuepool.core.limits import Limits
+from queuepool.core.log import Log
+from queuepool.core.slot import Slot
+from queuepool.errors import PoolError
+from queuepool.stats import Reason
+
+CloseOnException = Union[bool, None, int, type[BaseException], tuple[type[BaseException], ...],
+                         Callable[[BaseException], object]]
+
+
+class Hooked(Protocol):
+    """What is needed of a resource here."""
+
+    name: str
+    resource: Any
+    _isOpen: bool
+    _slot: Slot
+
+    @property
+    def _hasRepairHooks(self) -> bool: ...
+    def open(self) -> None: ...
+    def close(self) -> None: ...
+    def abandon(self) -> None: ...
+    def noteError(self, error: BaseException) -> None: ...
+
+
+class Settings(Protocol):
+    """What is needed of a pool here: settings that may change while it works."""
+
+    clock: Callable[[], float]
+    closeOnException: CloseOnException
+    openRetryTime: float
+    leakTrace: bool
+    _overridesPut: bool
+
+
+class Hooks:
+    """Runs hooks of held resources. Takes no lock, so a hook may block as long as it likes."""
+
+    def __init__(self, settings: Settings, limits: Limits, breaker: CircuitBreaker,
+                 log: Log) -> None:
+        self._settings = settings
+        self._limits = limits
+        self._breaker = breaker
+        self._log = log
+
+    def open(self, resource: Hooked) -> None:
+        """Open a resource, or raise what its ``open`` raises, with nothing left half open."""
+        slot = resource._slot
+        opens = slot.opens
+        # Read before: what is invalidated while it is being opened is invalid.
+        slot.generation = self._limits.generation
+        startedAt = self._settings.clock()
+        try:
+            resource.open()
+            if not resource._isOpen:
+                raise PoolError(
+                    f"{type(resource).__name__}.open() of {resource.name!r} has to call "
+                    f"super().open() at its end")
+        except BaseException:
+            slot.hasFailed = True
+            slot.opens = opens
+            slot.openedAt = None
+            slot.openErrors += 1
+            slot.countOpening(self._settings.clock() - startedAt)
+            self._closeHalfOpen(resource)
+            raise
+        self.reconcile(resource)
+        slot.hasFailed = False
+        if self._breaker.isTripped:
+            self._breaker.reset()
+            slot.queue.notify()
+        seconds = self._settings.clock() - startedAt
+        slot.countOpening(seconds)
+        self._log.debug("opened %r in %.3f s", resource.name, seconds)
+
+    def _closeHalfOpen(self, resource: Hooked) -> None:
+        """Close what a failed ``open`` left behind. The exception that counts is that of open."""
+        if resource.resource is not None or resource._isOpen:
+            try:
+                resource.close()
+            except Exception:
+                self._log.warning("close of the half open %r failed", resource.name,
+                                  exc_info=True)
+            finally:
+                resource.resource = None
+                resource._isOpen = False
+
+    def check(self, resource: Hooked) -> None:
+        """Look which hooks there are: without repair hooks takes and puts go the short way."""
+        slot = resource._slot
+        slot.hasRepairHooks = resource._hasRepairHooks
+        slot.isLong = (slot.hasRepairHooks or self._settings.leakTrace
+                       or self._settings._overridesPut)
+
+    def noteOpen(self, resource: Hooked) -> None:
+        """Count an open, whoever called it, and set the limits that hold from now on."""
+        slot = resource._slot
+        if slot.openedAt is not None:  # opened twice, or its close was interrupted
+            slot.countClose(slot.closing)
+        slot.opens += 1
+        self.check(resource)
+        self._limits.start(slot, self._settings.clock())
+        slot.askToCheck()
+
+    def reconcile(self, resource: Hooked) -> None:
+        """Count an open or a close of a class that does it all without super(), as 1.3.2 allowed."""
+        slot = resource._slot
+        if resource._isOpen and slot.openedAt is None:
+            self.noteOpen(resource)
+        elif not resource._isOpen and slot.openedAt is not None:
+            slot.countClose(slot.closing)
+
+    def close(self, resource: Hooked, reason: Reason) -> None:
+        """Close a resource if it is open. It counts as closed whatever its ``close`` raises.
+
+        An exception is logged, one that is not an ``Exception`` is raised as well.
+        """
+        if not resource._isOpen:
+            return
+        slot = resource._slot
+        slot.closing = reason
+        try:
+            resource.close()
+        except BaseException as error:
+            resource.resource = None
+            slot.closeErrors += 1
+            self._log.warning("close of %r failed; it counts as closed", resource.name,
+                              exc_info=True)
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            resource._isOpen = False
+            self.reconcile(resource)
+            slot.closing = Reason.USER
+            if reason is Reason.EXCEPTION:
+                self.suspect()
+            self._log.debug("closed %r: %s", resource.name, reason)
+
+    def suspect(self) -> None:
+        """Note that an open resource turned out to be broken: perhaps it is not the only one."""
+        if self._settings.openRetryTime:
+            self._breaker.trip()
+
+    def closesOn(self, resource: Hooked, error: BaseException) -> bool:
+        """Tell whether what the user's with block raised closes the resource."""
+        try:
+            resource.noteError(error)
+        except Exception:
+            self._log.warning("noteError of %r failed", resource.name, exc_info=True)
+        if isinstance(error, PoolError):  # of another take; it says nothing about this resource
+            return False
+        rule = self._settings.closeOnException
+        try:
+            if isinstance(rule, (type, tuple)):
+                return isinstance(error, rule)
+            return bool(rule(error) if callable(rule) else rule)
+        except Exception:
+            self._log.warning("closeOnException failed; %r is closed", resource.name,
+                              exc_info=True)
+            return True
+
+    def abandon(self, resource: Hooked) -> None:
+        """Have a resource forget what it has open, without closing that."""
+        try:
+            resource.abandon()
+        except Exception:
+            self._log.warning("abandon of %r failed", resource.name, exc_info=True)
+        finally:
+            resource.resource = None
+            resource._isOpen = False

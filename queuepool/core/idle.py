@@ -1,0 +1,334 @@
+"""The idle resources, the members and the waiters: all that the threads of a pool share.
+
+Two rules make it work:
+
+- *Put, then look at the waiters; stand in line, then look at what is idle.* Nobody hands anything
+  over: a put only wakes the first waiter, which picks for itself. So nothing is ever on its way
+  from one thread to another, and of two who miss each other the second sees the first.
+- *A pick is one step.* ``for call.resource in picks`` pops a resource and stores it in the hand of
+  the call without a call in between. CPython runs signal handlers only after calls and jumps, so
+  no interruption finds a resource that is neither idle nor in a hand.
+
+No user code, clock or log line runs in here, and user objects are neither hashed nor compared.
+The one lock guards the number of members, nothing else; a signal handler may enter it again.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import filterfalse, repeat
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import Any
+from weakref import ref
+
+from queuepool.core.call import Call
+from queuepool.core.slot import Place, Slot
+from queuepool.stats import Reason
+
+#: Seconds after which a waiter checks that the line moves though nobody woke it. An interruption
+#: in the wrong instant can cost a wake-up, or leave a waiter at the head that waits no more.
+LOOK_AGAIN_TIME = 1.0
+
+
+class Waiter:
+    """A thread that waits. Only its own frame refers to it: with the frame it is gone."""
+
+    __slots__ = ("_lock", "__weakref__")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def sleep(self, seconds: float) -> bool:
+        """Sleep until woken, at most that long. Tell whether it was woken."""
+        return self._lock.acquire(timeout=seconds)
+
+    def wake(self) -> None:
+        """End its sleep, or its next one. Takes no lock: a finalizer may call it."""
+        try:
+            self._lock.release()
+        except RuntimeError:  # it is awake already
+            pass
+
+
+#: Stands at the end of every line that was shut down: no take or put goes the short way then.
+END = Waiter()
+
+
+def picking(pop: Callable[[deque[Any]], Any], items: deque[Any]) -> Iterator[Any]:
+    """Return an iterator that pops an item at each step, and raises IndexError if there is none."""
+    return map(pop, repeat(items))
+
+
+class IdleQueue(queue.LifoQueue[Any]):
+    """The idle resources of a pool, last in first out, open before closed, and who waits for one.
+
+    What is shared is safe without the GIL as well, because only atomic operations are used:
+    append, appendleft, pop, popleft, remove and len of a deque; single stores, pop, ``in`` and
+    list() of a dict.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        #: Open resources, the least recently used first.
+        self.open: deque[Any] = deque()
+        #: Closed ones; those that could not be opened first.
+        self.closed: deque[Any] = deque()
+        #: What came back without a put: dropped by its user, or in hand when something was raised.
+        #: It is closed before it is used again.
+        self.returned: deque[Any] = deque()
+        self.openPicks = picking(deque.pop, self.open)
+        self.oldestPicks = picking(deque.popleft, self.open)
+        self.closedPicks = picking(deque.pop, self.closed)
+        self.returnedPicks = picking(deque.popleft, self.returned)
+        #: False once there is a member whose class compares otherwise.
+        self.comparesByIdentity = True
+        #: Weak references to those who wait, the first first.
+        self.waiters: deque[ref[Waiter]] = deque()
+        self.isShutDown = False
+        super().__init__(capacity)
+        #: How many members there may be.
+        self.capacity = capacity
+        #: Every slot that counts towards the capacity: idle, held or taken.
+        self.members: dict[Slot, None] = {}
+        #: Members that are surplus, held to be closed: they count until they are.
+        self.leaving: dict[Slot, None] = {}
+        #: Slots of members that were evicted by ``reconcile``, to be logged.
+        self.lost: deque[Slot] = deque()
+        self._membership = threading.RLock()
+        #: Something is in here once the queue is shut down and the last member is gone.
+        self._ended: SimpleQueue[None] = SimpleQueue()
+
+    # What LifoQueue asks of its subclasses.
+    def _qsize(self) -> int:
+        return len(self.open) + len(self.closed) + len(self.returned)
+
+    def _put(self, item: Any) -> None:
+        (self.open if item.isOpen else self.closed).append(item)
+
+    def _get(self) -> Any:
+        return (self.open or self.closed or self.returned).pop()
+
+    def qsize(self) -> int:
+        """Return how many resources are idle. Takes no lock."""
+        return self._qsize()
+
+    # -- members
+
+    @property
+    def hasRoom(self) -> bool:
+        """Tell whether there may be another member."""
+        return len(self.members) < self.capacity
+
+    @property
+    def hasSurplus(self) -> bool:
+        """Tell whether a member has to leave, after the capacity shrank."""
+        return len(self.members) - len(self.leaving) > self.capacity
+
+    def admit(self, slot: Slot) -> bool:
+        """Make a slot a member. Return False if there is no room, or the queue was shut down."""
+        with self._membership:
+            if self.isShutDown or not self.hasRoom:
+                return False
+            slot.queue = self
+            self.members[slot] = None
+            return True
+
+    def startLeaving(self, slot: Slot) -> bool:
+        """Tell whether this held member has to leave. If so it is closed, then finishLeaving."""
+        with self._membership:
+            if slot not in self.leaving and not self.hasSurplus:
+                return False
+            self.leaving[slot] = None
+            return True
+
+    def finishLeaving(self, slot: Slot) -> bool:
+        """Evict a member that had to leave. Return False if meanwhile the capacity grew again."""
+        with self._membership:
+            self.leaving.pop(slot, None)
+            if len(self.members) <= self.capacity:
+                return False
+            self.evict(slot)
+            return True
+
+    def evict(self, slot: Slot) -> None:
+        """Remove a member for good, so that there is room for another. Takes no lock."""
+        self.leaving.pop(slot, None)
+        slot.place = Place.GONE
+        # One line, see Call: a member knows its queue, and what knows its queue is a member.
+        slot.queue = None; self.members.pop(slot, None)  # noqa: E702
+        if not self.isShutDown:
+            self.notify()
+        elif not self.members:
+            self._ended.put(None)
+
+    def reconcile(self) -> None:
+        """Evict members whose resource is no more, though it did not come back.
+
+        That happens when the interpreter cannot run its finalizer: it was interrupted, or the
+        stack was full. Evicted at the second sight: the first may be in the middle of it.
+        """
+        for slot in list(self.members):
+            if slot.place in (Place.TAKEN, Place.HELD) and slot.ref() is None:
+                if not slot.isMissing:
+                    slot.isMissing = True
+                    continue
+                if slot.openedAt is not None:
+                    slot.countClose(Reason.DROPPED)
+                self.lost.append(slot)
+                self.evict(slot)
+
+    # -- picks: a resource gets into the hand of a call
+
+    def pick(self, call: Call, picks: Iterator[Any]) -> bool:
+        """Pick one from ``openPicks`` or the like. Return False if there is none."""
+        try:
+            for call.resource in picks:
+                return True
+        except IndexError:
+            pass
+        return False
+
+    def pickThis(self, call: Call, resource: Any) -> bool:
+        """Pick this open resource. Return False if it is not idle any more.
+
+        Where ``remove`` would run a comparison of the user's, it is the least recently used one.
+        """
+        if not self.comparesByIdentity:
+            return self.pick(call, self.oldestPicks)
+        try:
+            # remove returns None, so the filter lets through what was removed.
+            for call.resource in filterfalse(self.open.remove, (resource,)):
+                return True
+        except (ValueError, IndexError):  # the latter: another thread changed it meanwhile
+            pass
+        return False
+
+    def giveBack(self, resource: Any) -> None:
+        """Keep what a call has in hand, if anything, until somebody closes it. Takes no lock."""
+        if resource is not None:
+            resource._slot.place = Place.RETURNED; self.returned.append(resource)  # noqa: E702
+            self.notify()
+
+    # -- waiters
+
+    def waitFor(self, call: Call, look: Callable[[Call], bool], seconds: float,
+                pause: Callable[[], float]) -> bool:
+        """Stand in line until ``look(call)``, called when it is this thread's turn, returns True.
+
+        Return False if that took more than so many seconds. ``pause()`` tells after how many
+        seconds to look again though nobody calls ``notify``.
+        """
+        until = monotonic() + seconds
+        waiters = self.waiters
+        waiter = Waiter()
+        place = ref(waiter)
+        suspect = None
+        isOver = False
+        try:
+            (waiters.appendleft if call.isFirst else waiters.append)(place)
+            while True:
+                if (self.isShutDown or self.first() is place) and look(call):
+                    return True
+                if isOver:
+                    return False
+                longest = min(LOOK_AGAIN_TIME, pause())
+                rest = until - monotonic()
+                isOver = rest <= longest
+                isWoken = waiter.sleep(max(0.0, rest if isOver else longest))
+                if not isWoken and longest == LOOK_AGAIN_TIME and not isOver:
+                    suspect = self._checkLine(place, suspect)
+        finally:
+            self._leave(place)
+
+    def first(self) -> ref[Waiter] | None:
+        """Return the first place in line, and remove those before it whose waiter is gone."""
+        waiters = self.waiters
+        while waiters:
+            try:
+                place = waiters[0]
+                if place() is not None:
+                    return place
+                waiters.remove(place)
+            except (IndexError, ValueError):  # another thread was faster
+                pass
+        return None
+
+    def _checkLine(self, place: ref[Waiter], suspect: ref[Waiter] | None) -> ref[Waiter] | None:
+        """Remove the first waiter if it is the suspect: it does not pick though something is idle.
+
+        Return the suspect of the next time.
+        """
+        self.reconcile()
+        first = self.first()
+        if not self._qsize():
+            return None
+        self.notify()
+        if first is not suspect:
+            return first
+        if first is not place:
+            self._remove(first)
+        if place not in self.waiters:  # this one was slow, and removed by another
+            self.waiters.appendleft(place)
+        return None
+
+    def _remove(self, place: ref[Waiter] | None) -> None:
+        try:
+            self.waiters.remove(place)  # type: ignore[arg-type]
+        except ValueError:
+            pass
+
+    def _leave(self, place: ref[Waiter]) -> None:
+        """Leave the line; the next one looks if there is something to be found."""
+        self._remove(place)
+        if self.waiters and (self.open or self.closed or self.returned or self.hasRoom):
+            self.notify()
+
+    def notify(self) -> None:
+        """Have the first waiter look. Takes no lock: a finalizer may call it."""
+        place = self.first()
+        waiter = place and place()
+        if waiter is not None:
+            waiter.wake()
+
+    def waiting(self) -> int:
+        """Return how many threads wait."""
+        return sum(place() not in (None, END) for place in _copy(self.waiters))
+
+    # -- the end
+
+    def shutdown(self, immediate: bool = False) -> None:
+        """Let nobody wait any more: wake all who do. May be called again."""
+        if not self.isShutDown:
+            self.isShutDown = True; self.waiters.append(ref(END))  # noqa: E702
+        for place in _copy(self.waiters):
+            waiter = place()
+            if waiter is not None:
+                waiter.wake()
+        if not self.members:
+            self._ended.put(None)
+
+    def awaitEnd(self, seconds: float) -> bool:
+        """Wait up to that long for the last member of a queue that was shut down to be gone.
+
+        Return False if it is time to look what came back meanwhile, at the latest at the end.
+        """
+        try:
+            if self.members:
+                self._ended.get(timeout=min(seconds, LOOK_AGAIN_TIME))
+        except Empty:
+            return False
+        self._ended.put(None)  # for the next one who waits
+        return True
+
+
+def _copy(items: deque[Any]) -> list[Any]:
+    """Return a copy of a deque that other threads may change meanwhile."""
+    while True:
+        try:
+            return list(items)
+        except RuntimeError:  # changed while it was copied, as happens without the GIL
+            pass

@@ -1,0 +1,308 @@
+"""What a pool does with the resources that nobody uses: builds, returns, closes and evicts them."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+from weakref import ref
+
+from queuepool.core.breaker import CircuitBreaker
+from queuepool.core.call import Call
+from queuepool.core.hooks import Hooks
+from queuepool.core.idle import IdleQueue
+from queuepool.core.leaks import here
+from queuepool.core.limits import Limits
+from queuepool.core.log import Log
+from queuepool.core.slot import NEVER, NOWHERE, Ledger, Place, Slot
+from queuepool.stats import Reason
+
+IDLE, HELD = Place.IDLE, Place.HELD
+
+
+class Keeper:
+    """Keeps the resources of a pool that nobody uses. Every method may run hooks, and block.
+
+    ``until`` is an instant of the clock: after it no further hook is begun.
+    """
+
+    def __init__(self, name: str, clock: Callable[[], float], queue: IdleQueue, hooks: Hooks,
+                 limits: Limits, breaker: CircuitBreaker, ledger: Ledger, log: Log) -> None:
+        self._clock = clock
+        self._queue = queue
+        self._hooks = hooks
+        self._limits = limits
+        self._breaker = breaker
+        self._ledger = ledger
+        self._log = log
+        self._names = map((name + "-%d").__mod__, itertools.count())
+
+    # -- members come and go
+
+    def build(self, call: Call, factory: Callable[[str], Any],
+              adopt: Callable[[Any, Slot], None]) -> bool:
+        """Have the factory build another member. Return False if there is no room for it."""
+        if not self._queue.hasRoom:
+            return False
+        slot = self._ledger.issue()
+        slot.reset(next(self._names))
+        resource = None
+        try:
+            if not self._queue.admit(slot):
+                self._ledger.takeBack(slot)
+                return False
+            resource = factory(slot.name)
+            adopt(resource, slot)
+            call.resource = resource
+        except BaseException:
+            call.resource = None
+            self.detach(resource, slot)
+            raise
+        if self._queue.hasRoom:
+            self._queue.notify()
+        return True
+
+    def detach(self, resource: Any, slot: Slot) -> None:
+        """Let a resource leave the pool for good, and keep its slot for another one."""
+        self._queue.evict(slot)
+        if getattr(resource, "_slot", None) is slot:
+            resource._slot = NOWHERE
+            resource._pool = None
+        self._ledger.takeBack(slot)
+
+    def release(self, call: Call) -> None:
+        """Make what is in hand idle. It leaves instead if it is surplus or the pool is closed."""
+        queue = self._queue
+        resource = call.resource
+        slot = resource._slot
+        if self._breaker.isTripped:
+            self._breaker.release(slot)
+        if queue.isShutDown:
+            self._leave(call, Reason.POOL_CLOSED)
+            return
+        if len(queue.members) > queue.capacity and queue.startLeaving(slot):
+            self._leave(call, Reason.SHRUNK)
+            return
+        put = queue.open.append if resource._isOpen else (
+            queue.closed.appendleft if slot.hasFailed else queue.closed.append)
+        # One line, see Call. The place comes first: once it is idle, another thread may take it.
+        slot.place = IDLE; call.resource = None; put(resource)  # noqa: E702
+        if queue.waiters:
+            self.attend()
+
+    def attend(self) -> None:
+        """See to what has to be done after a resource became idle."""
+        if self._queue.isShutDown:  # it was put while the pool was being closed
+            self._closeOne(self._queue.openPicks) or self._closeOne(self._queue.closedPicks)
+        else:
+            self._queue.notify()
+
+    def _leave(self, call: Call, reason: Reason) -> None:
+        """Close what is in hand, and let it leave the pool for good."""
+        queue = self._queue
+        resource = call.resource
+        slot = resource._slot
+        try:
+            self._hooks.close(resource, reason)
+        finally:
+            if reason is Reason.SHRUNK and not queue.finishLeaving(slot):
+                self.release(call)  # the pool grew again meanwhile
+            else:
+                self.detach(resource, slot)
+                call.resource = None
+
+    # -- what came back without a put
+
+    def reclaim(self) -> bool:
+        """Close one resource that came back without a put. Return False if there is none."""
+        with self._holding() as call:
+            if not self._queue.pick(call, self._queue.returnedPicks):
+                return False
+            if self.restore(call):
+                self.release(call)
+            return True
+
+    def restore(self, call: Call) -> bool:
+        """Close what is in hand and came back without a put. Return False if it is no member."""
+        resource = call.resource
+        slot = resource._slot
+        if slot.queue is not self._queue:
+            call.resource = None
+            return False
+        wasDropped, slot.wasDropped = slot.wasDropped, False
+        slot.place = HELD
+        slot.takenBy = here.taker
+        try:
+            self._hooks.close(resource, Reason.DROPPED if wasDropped else Reason.REPAIR)
+        finally:
+            if gc.is_finalized(resource):
+                resource = None
+                self._replaceByTwin(call)
+        if wasDropped:
+            self._tellDropped(slot)
+        return call.resource is not None
+
+    def _replaceByTwin(self, call: Call) -> None:
+        """Replace what was dropped by an object like it: CPython finalizes an object only once."""
+        resource = call.resource
+        slot = resource._slot
+        try:
+            call.resource = twinOf(resource)
+            slot.ref = ref(call.resource)
+        except TypeError:  # it is built on a class that only C code can make an object of
+            call.resource = None
+            self.detach(resource, slot)
+            self._log.warning("%r was dropped and cannot be used again; the pool has room for "
+                              "another resource", slot.name)
+
+    def _tellDropped(self, slot: Slot) -> None:
+        message = (
+            f"{slot.name!r} was taken and dropped without being returned; it was closed and is "
+            f"in the pool again. Return it with put() or take it in a with statement"
+            + (f". It was taken at:\n{slot.trace}" if slot.trace else ""))
+        slot.trace = None
+        self._log.warning("%s", message)
+        with contextlib.suppress(ResourceWarning):  # where warnings are errors: not this call's
+            warnings.warn(f"pool {self._log.poolName!r}: {message}", ResourceWarning, stacklevel=2)
+
+    # -- upkeep
+
+    def reconcile(self) -> None:
+        """Find the slots of resources that are no more, and log them."""
+        self._queue.reconcile()
+        while self._queue.lost:
+            slot = self._queue.lost.popleft()
+            self._log.warning("%r is no more: it was dropped and could not come back; the pool "
+                              "has room for another resource", slot.name)
+            self._ledger.takeBack(slot)
+
+    def closeDue(self, until: float = NEVER, minOpen: int = 0,
+                 openAnother: Callable[[], bool] | None = None) -> None:
+        """Close what is due among the idle, the least recently used first.
+
+        With minOpen that many stay open: another is opened before one of these is closed.
+        """
+        due = sorted((slot for slot in list(self._queue.members)
+                      if slot.place is IDLE and self._limits.due(slot, self._clock())),
+                     key=_lastUsedAt)
+        for slot in due:
+            if self._clock() > until:
+                return
+            with self._holding() as call:
+                resource = slot.ref()
+                isPicked = resource is not None and self._queue.pickThis(call, resource)
+                del resource  # who takes and drops it meanwhile is not to wait for this call
+                if isPicked:
+                    self._hold(call)
+                    isSpare = self.countOpen() > minOpen
+                    if isSpare or openAnother is None or openAnother():
+                        self.closeIfDue(call.resource)
+                    self.release(call)
+
+    def closeIfDue(self, resource: Any) -> bool:
+        """Close a held resource if a limit says so. Tell whether it did.
+
+        The check is reset before the look, so what is asked for meanwhile is seen next time.
+        """
+        slot = resource._slot
+        self._limits.resetCheck(slot, self._queue.hasSurplus)
+        reason = self._limits.due(slot, self._clock())
+        if reason is None:
+            return False
+        self._hooks.close(resource, reason)
+        return True
+
+    def openOne(self, build: Callable[[Call], bool]) -> bool:
+        """Open a closed resource, or one built for it. Return False if there is none.
+
+        Raises what its ``open`` raises.
+        """
+        with self._holding() as call:
+            if not self._breaker.isReady(self._clock()) or not (
+                    self._queue.pick(call, self._queue.closedPicks) or build(call)):
+                return False
+            self._hold(call)
+            if not self._breaker.admits(call.resource._slot, self._clock()):
+                self.release(call)
+                return False
+            try:
+                self._hooks.open(call.resource)
+            finally:
+                self.release(call)
+            return True
+
+    def trim(self, until: float = NEVER) -> None:
+        """Let surplus members leave, closed ones first, then the least recently used."""
+        queue = self._queue
+        while queue.returned and self._clock() <= until:
+            self.reclaim()
+        while queue.hasSurplus and self._clock() <= until:
+            with self._holding() as call:
+                if not (queue.pick(call, queue.closedPicks) or queue.pick(call, queue.oldestPicks)):
+                    return  # the rest leaves when it is put
+                self._hold(call)
+                self.release(call)
+
+    def drain(self, until: float = NEVER) -> bool:
+        """Close what is idle in a closed pool. Return False if some of it is left."""
+        queue = self._queue
+        while queue.qsize():
+            if self._clock() > until:
+                return False
+            if not (self.reclaim() or self._closeOne(queue.closedPicks)
+                    or self._closeOne(queue.oldestPicks)):
+                return True
+        return True
+
+    def _closeOne(self, picks: Iterator[Any]) -> bool:
+        """Let one leave a closed pool. Return False if there is none."""
+        with self._holding() as call:
+            if not self._queue.pick(call, picks):
+                return False
+            self._hold(call)
+            self.release(call)
+            return True
+
+    def countOpen(self) -> int:
+        """Return how many members are open."""
+        return sum(slot.openedAt is not None for slot in list(self._queue.members))
+
+    # -- a hand
+
+    def _hold(self, call: Call) -> None:
+        slot = call.resource._slot
+        slot.place = HELD
+        slot.takenBy = here.taker
+
+    @contextlib.contextmanager
+    def _holding(self) -> Iterator[Call]:
+        """Give a call whose hand is returned whatever is raised."""
+        call = Call()
+        call.resource = None
+        try:
+            yield call
+        except BaseException:
+            self._queue.giveBack(call.resource)
+            raise
+
+
+def _lastUsedAt(slot: Slot) -> float:
+    return slot.lastUsedAt
+
+
+def twinOf(resource: Any) -> Any:
+    """Return an object of the same class that shares all attributes of this one.
+
+    They have one ``__dict__``: what refers to the old one sees what happens to the new one.
+    """
+    twin = object.__new__(type(resource))
+    twin.__dict__ = resource.__dict__
+    state = object.__getstate__(resource)
+    if isinstance(state, tuple):
+        for name, value in state[1].items():  # of classes with __slots__
+            setattr(twin, name, value)
+    twin.handOut(twin)
+    return twin

@@ -1,0 +1,35 @@
+"""The log lines of one pool, on the logger ``queuepool``."""
+
+from __future__ import annotations
+
+import logging
+
+logger = logging.getLogger("queuepool")
+logger.addHandler(logging.NullHandler())
+
+
+class Log:
+    """Writes log lines that begin with the name of the pool. Raises nothing."""
+
+    def __init__(self, poolName: str) -> None:
+        self.poolName = poolName
+
+    def debug(self, message: str, *args: object) -> None:
+        """Log what the pool does."""
+        self._write(logging.DEBUG, message, args)
+
+    def info(self, message: str, *args: object) -> None:
+        """Log the end of what was warned of."""
+        self._write(logging.INFO, message, args)
+
+    def warning(self, message: str, *args: object, exc_info: bool = False) -> None:
+        """Log what somebody should look at."""
+        self._write(logging.WARNING, message, args, exc_info)
+
+    def _write(self, level: int, message: str, args: tuple[object, ...],
+               exc_info: bool = False) -> None:
+        try:
+            if logger.isEnabledFor(level):
+                logger.log(level, "pool %s: " + message, self.poolName, *args, exc_info=exc_info)
+        except Exception:  # a handler that fails must not become the pool's failure
+            pass

@@ -1,0 +1,145 @@
+"""A slot: where a resource is, and what the pool knows about it."""
+
+from __future__ import annotations
+
+import enum
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from queuepool.stats import Reason
+
+NEVER = float("inf")
+PAST = float("-inf")
+
+
+class Place(enum.Enum):
+    """Where a resource is: in exactly one of these."""
+
+    IDLE = "idle in the pool"
+    HELD = "in the hands of a pool call that runs its hooks"
+    TAKEN = "checked out"
+    RETURNED = "back in the pool, to be closed before it is used again"
+    GONE = "not in a pool"
+
+
+class Slot:
+    """The place, the stamps and the counters of one resource of a pool.
+
+    Written only by the thread that holds or has taken the resource, so no field needs a lock and
+    no count is lost. There is one exception: ``askToCheck`` may be called by anybody. Whoever
+    calls it changes the pool first (invalidate, resize); the holder resets ``checkAt`` first and
+    looks at the pool then. So no request is missed.
+
+    A slot outlives its resource. When that leaves the pool, the ledger issues the slot again, and
+    its counters go on.
+    """
+
+    __slots__ = (
+        "name", "place", "queue", "ref", "isLong", "hasRepairHooks", "hasFailed", "wasDropped",
+        "isMissing", "closing",
+        "takenBy", "takenAt", "trace", "reportedAt", "generation",
+        "openedAt", "lastUsedAt", "expiresAt", "checkAt", "shortUntil",
+        "takes", "takesAtOpen", "takesLimit",
+        "opens", "openErrors", "closes", "closeErrors",
+        "waits", "timeouts", "waitTime", "waitMax", "openTime", "openMax", "useTime", "useMax",
+    )
+
+    def __init__(self) -> None:
+        self.takes = self.opens = self.openErrors = self.closeErrors = 0
+        self.waits = self.timeouts = 0
+        self.waitTime = self.waitMax = self.openTime = self.openMax = 0.0
+        self.useTime = self.useMax = 0.0
+        self.closes: dict[Reason, int] = {}
+        self.reset("")
+
+    def reset(self, name: str) -> None:
+        """Start with another resource. The counters go on."""
+        self.name = name
+        self.place = Place.GONE
+        self.queue: Any = None  #: the IdleQueue that it is a member of
+        self.ref: Callable[[], Any] = _nothing  #: weak: returns the resource, or None
+        self.isLong = False  #: its takes and puts never go the short way
+        self.hasRepairHooks = False
+        self.hasFailed = False  #: its last open failed: others are tried first
+        self.wasDropped = False  #: it is RETURNED because its user dropped it
+        self.isMissing = False  #: its resource is no more, though it was not returned
+        self.closing = Reason.USER  #: the reason that counts if it is closed now
+        self.takenBy: Any = None  #: the Taker that took it last, or holds it
+        self.takenAt = PAST
+        self.trace: str | None = None  #: the stack of its take, with leakTrace
+        self.reportedAt: float | None = None  #: the takenAt of a take that was reported
+        self.generation: object = None  #: the pool's when it was opened
+        self.openedAt: float | None = None  #: None: it is closed
+        self.lastUsedAt = PAST  #: returned or opened
+        self.expiresAt = NEVER  #: by maxOpenTime and jitter
+        self.checkAt = self.shortUntil = PAST  #: until then only idleness and usage can be due
+        self.takesAtOpen = self.takes
+        self.takesLimit = sys.maxsize
+
+    def askToCheck(self) -> None:
+        """Send the next take and put the long way, where all limits are checked."""
+        self.checkAt = self.shortUntil = PAST
+
+    def countClose(self, reason: Reason) -> None:
+        """Count one close, and note that the resource is closed."""
+        self.openedAt = None
+        self.closes[reason] = self.closes.get(reason, 0) + 1
+
+    def countOpening(self, seconds: float) -> None:
+        """Count the time of one call of ``open``, successful or not."""
+        self.openTime += seconds
+        self.openMax = max(self.openMax, seconds)
+
+    def countWait(self, seconds: float) -> None:
+        """Count one wait in line."""
+        self.waits += 1
+        self.waitTime += seconds
+        self.waitMax = max(self.waitMax, seconds)
+
+
+class Ledger:
+    """All slots that a pool ever had, so that no count ends with its resource."""
+
+    def __init__(self) -> None:
+        # Of both only single append, pop and list() are used: atomic without the GIL, too.
+        self._slots: list[Slot] = []
+        self._spare: deque[Slot] = deque()
+
+    def issue(self) -> Slot:
+        """Return a slot that nobody else writes."""
+        try:
+            return self._spare.pop()
+        except IndexError:
+            slot = Slot()
+            self._slots.append(slot)
+            return slot
+
+    def takeBack(self, slot: Slot) -> None:
+        """Keep a slot that nobody writes any more, to be issued again."""
+        self._spare.append(slot)
+
+    def sum(self, counter: str) -> Any:
+        """Return the sum of one counter over all slots."""
+        return sum(getattr(slot, counter) for slot in self._slots.copy())
+
+    def max(self, maximum: str) -> float:
+        """Return the largest of one maximum over all slots."""
+        return max((getattr(slot, maximum) for slot in self._slots.copy()), default=0.0)
+
+    def closes(self) -> dict[Reason, int]:
+        """Return how many closes there were for each reason."""
+        total = dict.fromkeys(Reason, 0)
+        for slot in self._slots.copy():
+            for reason, count in slot.closes.copy().items():
+                total[reason] += count
+        return total
+
+
+def _nothing() -> None:
+    return None
+
+
+#: The slot of a resource that is in no pool. Nobody writes it.
+NOWHERE = Slot()
