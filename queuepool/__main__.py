@@ -1,4 +1,4 @@
-"""``python -m queuepool``: the pool at work on a real PostgreSQL, for everyone to see."""
+"""``python -m queuepool``: a demonstration of a pool under load, on a real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from collections.abc import Sequence
 from queue import SimpleQueue
 
 from queuepool import __version__
-from queuepool.demo import (EMBEDDED_CAPACITY, DemoError, Load, Stopped, attend, embeddedServer,
-                             importPool, openDisplay)
+from queuepool.demo import (EMBEDDED_CAPACITY, DemoError, Load, Stopped, awaitCall, embeddedServer,
+                            importPool, openDisplay)
 
-#: Reads the catalogue, so it works on any database and writes nothing.
+#: It reads only the catalogue, so it runs on any database and changes nothing.
 DEFAULT_SQL = ("SELECT count(*) FROM pg_catalog.pg_class c "
                "JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid")
 
 EPILOG = """\
-The report's "wait" is the time that a request waited for its connection, "request" all of its
-time, until it gave the connection back. A request that fails is counted, never tried again.
-Ends after --seconds, or earlier with Ctrl-C; both end with the report.
+In the report "wait" is the time that a request waited for its connection, and "request" its
+whole time, until it returned the connection. A failed request is counted and not tried again.
+The run ends after --seconds, or with Ctrl-C, and both print the report.
 Exit codes: 0 after a report (also with Ctrl-C), 1 when it cannot run or no request succeeded,
 2 for wrong options.
 """
 
 
-def wholeNumber(text: str) -> int:
-    """Read a whole number from 1 up."""
+def integer(text: str) -> int:
+    """Return an integer >= 1; raise ValueError for all else."""
     number = int(text)
     if number < 1:
         raise ValueError
@@ -37,68 +37,68 @@ def wholeNumber(text: str) -> int:
 
 
 def seconds(text: str) -> float:
-    """Read a number of seconds above 0."""
+    """Return a finite number of seconds > 0; raise ValueError for all else."""
     number = float(text)
     if not 0.0 < number < math.inf:
         raise ValueError
     return number
 
 
-# argparse names the type in its message: "invalid whole number from 1 up value: '0'".
-wholeNumber.__name__ = "whole number from 1 up"
-seconds.__name__ = "number of seconds above 0"
+# argparse puts the name of the type into its message: "invalid integer >= 1 value: '0'".
+integer.__name__ = "integer >= 1"
+seconds.__name__ = "number of seconds > 0"
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Say what is wrong in one line, without the usage before it."""
+    """A parser of the command line that reports an error in one line, without the usage."""
 
     def error(self, message: str) -> None:  # type: ignore[override]
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
 
 
 def makeParser() -> argparse.ArgumentParser:
-    """Make the parser of the command line."""
+    """Return the parser of the command line."""
     parser = OneLineParser(
         prog="python -m queuepool", epilog=EPILOG, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Show a pool of connections at work: many threads, few connections, a real "
-                    "PostgreSQL.")
+        description="Show a pool of connections under load: many threads, few connections, a "
+                    "real PostgreSQL.")
     parser.add_argument(
-        "--dsn", help="the database to run on, as libpq reads it (default: an embedded "
-                      "PostgreSQL, started for this run and removed afterwards)")
+        "--dsn", help="the database to run on, a connection string or URI of libpq (default: an "
+                      "embedded PostgreSQL, started for this run and removed afterwards)")
     parser.add_argument(
         "--sql", default=DEFAULT_SQL,
-        help="what each request runs, in a transaction of its own that is committed (default: "
-             "a query on the catalogue)")
-    parser.add_argument("--threads", type=wholeNumber, default=50, metavar="N",
-                        help="how many threads make requests (default: %(default)s)")
-    parser.add_argument("--capacity", type=wholeNumber, default=10, metavar="N",
-                        help="how many connections the pool may open (default: %(default)s)")
+        help="the SQL of each request, which runs in its own transaction and is committed "
+             "(default: a query on the catalogue)")
+    parser.add_argument("--threads", type=integer, default=50, metavar="N",
+                        help="the number of threads that make requests (default: %(default)s)")
+    parser.add_argument("--capacity", type=integer, default=10, metavar="N",
+                        help="the number of connections of the pool (default: %(default)s)")
     parser.add_argument("--seconds", type=seconds, default=10.0, metavar="S",
-                        help="how long (default: 10)")
+                        help="how long to run (default: 10)")
     parser.add_argument(
         "--chaos", action=argparse.BooleanOptionalAction, default=None,
-        help="in the middle, have the server terminate every backend of the pool (default: on "
-             "the embedded server yes, with --dsn no)")
+        help="after half of the time have the server terminate all backends of the pool "
+             "(default: yes on the embedded server, no with --dsn)")
     parser.add_argument("--version", action="version", version=f"queuepool {__version__}")
     return parser
 
 
-def listen() -> SimpleQueue[int]:
-    """Turn the signals that end a program into entries of a queue, whose put is reentrant.
+def catchSignals() -> SimpleQueue[int]:
+    """Return a queue that gets the number of each signal that would end the program.
 
-    No signal raises anything anywhere, so whatever was begun is also ended. It stays like this
-    to the end of the process, whose last moments a second Ctrl-C is not to disturb.
+    No signal raises an exception any more, so what was begun is always ended. That holds until
+    the process has ended: a second Ctrl-C does not interrupt the cleaning up.
     """
-    wishes: SimpleQueue[int] = SimpleQueue()
+    stops: SimpleQueue[int] = SimpleQueue()  # its put is reentrant
     for name in "SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK":
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda number, frame: wishes.put(number))
-    return wishes
+            signal.signal(number, lambda number, frame: stops.put(number))
+    return stops
 
 
-def run(options: argparse.Namespace, wishes: SimpleQueue[int]) -> int:
+def run(options: argparse.Namespace, stops: SimpleQueue[int]) -> int:
     """Run the load and show it; return the exit code."""
     importPool()
     with contextlib.ExitStack() as stack:
@@ -106,18 +106,18 @@ def run(options: argparse.Namespace, wishes: SimpleQueue[int]) -> int:
         dsn = options.dsn
         if dsn is None:
             display.say("Starting an embedded PostgreSQL ...")
-            dsn = stack.enter_context(embeddedServer(wishes))
+            dsn = stack.enter_context(embeddedServer(stops))
         isChaotic = options.dsn is None if options.chaos is None else options.chaos
         load = Load(dsn, options.sql, options.threads, options.capacity)
         stack.callback(load.end)
-        server = attend(load.check, wishes)
-        where = "given with --dsn" if options.dsn is not None else "embedded"
+        server = awaitCall(load.check, stops)
+        where = "embedded" if options.dsn is None else "given with --dsn"
         display.begin(f"queuepool {__version__}: {options.threads} threads on "
                       f"{options.capacity} connections to PostgreSQL {server} ({where})",
                       options.seconds)
         with display:
             load.begin()
-            load.watch(options.seconds, isChaotic, wishes, display.show)
+            load.watch(options.seconds, isChaotic, stops, display.show)
         display.report(load.summary())
         return 0 if load.countDone() else 1
 
@@ -127,15 +127,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = makeParser()
     options = parser.parse_args(arguments)
     if options.dsn is None and options.capacity > EMBEDDED_CAPACITY:
-        parser.error(f"--capacity: the embedded server has room for {EMBEDDED_CAPACITY}")
-    wishes = listen()
+        parser.error(f"--capacity: the embedded server allows {EMBEDDED_CAPACITY} connections")
+    stops = catchSignals()
     try:
-        return run(options, wishes)
+        return run(options, stops)
     except Stopped:
         print("Stopped before the first request.", flush=True)
         return 0
     except BrokenPipeError:
-        # Nobody reads any more; keep the interpreter from saying so at its exit.
+        # Nobody reads the output any more. The interpreter would complain about that at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except DemoError as error:

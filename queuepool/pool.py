@@ -1,34 +1,38 @@
 """The pool: its public face, and the life of a take and of a put.
 
-Three rules stand behind all of it.
+Three rules stand behind everything:
 
 1. *Nobody hands anything over.* A put makes a resource idle and wakes the first waiter, which
    picks for itself (``core/idle.py``).
-2. *A call returns what it has in hand, whatever is raised.* It has at most one resource in hand
-   (``core/call.py``). What was in hand when something was raised, and what its user dropped, lies
-   in ``queue.returned`` until somebody closes it with its own hook.
-3. *Time is read again after whatever may have blocked*, and no further hook is begun after the
-   deadline.
+2. *A call returns what it has in hand, whatever is raised* (``core/call.py``). What was in hand
+   then, and what its user dropped, lies in ``queue.returned`` until it is closed by its own hook.
+3. *Time is read again after anything that may have blocked.* After the deadline nothing else is
+   begun.
 
-A take that waits: ``take`` sees waiters, or nothing open → ``_takeSlowly`` → ``_find`` stands in
-line (``queue.waitFor``) → a put appends and calls ``notify`` → the waiter wakes, is first, and
-``_look`` picks → it leaves the line, and goes on with ``_isReady`` (limits, takeRepair).
+Four walks through the code:
 
-A failing open: ``_takeSlowly`` has a closed one in hand → ``_opens`` asks the circuit breaker →
-``hooks.open`` counts, closes what is half open and raises → without openRetryTime ``take`` puts
-it into ``returned`` and raises; ``keeper.reclaim`` makes it idle at the far end, so that others are
-tried first → with openRetryTime the breaker trips, the resource is released, and the take stands
-first in line until the breaker lets one try again.
+*A take that waits.* ``take`` finds waiters, or no open resource, and calls ``_takeSlowly`` ->
+``_find`` -> ``_wait`` stands in line (``queue.waitFor``) and sleeps -> a put, in
+``Resource.__exit__`` or ``_takeBack``, appends its resource and calls ``notify`` -> the waiter
+wakes, is the first, and ``_look`` picks -> it leaves the line, and wakes the next one if more is
+idle -> ``_takeSlowly`` checks limits and runs takeRepair, and the resource is TAKEN.
 
-A dropped resource: its ``__del__`` appends it to ``queue.returned`` and wakes a waiter → the next
-call that finds nothing open (``_look``), or ``recycle``, picks it → ``keeper.restore`` closes it,
-warns, and goes on with a twin, because CPython finalizes an object only once → it is used, or
-released as idle.
+*A failing open.* ``_takeSlowly`` has a closed resource in hand -> ``_opens`` asks the circuit
+breaker, and ``hooks.open`` runs the hook, closes what is half open and raises -> without
+openRetryTime, ``take`` puts it into ``returned``, and ``keeper.reclaim`` makes it idle behind all
+other closed ones -> with openRetryTime the breaker trips, ``keeper.release`` does that, and the
+take stands first in line until the breaker lets it try again, or until somebody puts an open one.
 
-A fork: in the child ``core/fork.py`` calls ``startAfresh`` → new queue, ledger and breaker → what
-nobody can put any more is disowned: its ``abandon`` runs, and a pool without a factory is seeded
-with it → what this thread has checked out it may still put: ``_takeBack`` sees the old queue in
-its slot and disowns it then → the recycler runs again if it ran.
+*A dropped resource.* ``Resource.__del__`` appends it to ``queue.returned`` and wakes the first
+waiter -> ``_look`` picks it when nothing open is idle, or ``recycle`` does -> ``keeper.restore``
+closes it with its own hook and warns -> a twin with the same attributes takes its place, because
+CPython finalizes an object only once -> it is opened again, or idle.
+
+*A fork.* In the child ``core/fork.py`` calls ``startAfresh``, which makes a new queue, ledger and
+breaker -> ``disownAll`` looks at the members of the old queue: what nobody can put any more is
+abandoned, without a close -> a pool without a factory is seeded with it -> what this thread has
+checked out it may still put: ``_takeBack`` sees the old queue in its slot and disowns it then ->
+the recycler runs again if it ran.
 """
 
 from __future__ import annotations
@@ -37,9 +41,9 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
-from typing import Any, Generic, NoReturn, TypeVar
-from weakref import ref
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
 
 from queuepool.core import fork, leaks
 from queuepool.core.breaker import CircuitBreaker
@@ -47,19 +51,19 @@ from queuepool.core.call import Call
 from queuepool.core.hooks import CloseOnException, Hooks
 from queuepool.core.idle import IdleQueue
 from queuepool.core.keeper import Keeper
-from queuepool.core.leaks import here
+from queuepool.core.leaks import Taker, here
 from queuepool.core.limits import Limits, checkInteger, checkLimit, checkSeconds, describe
 from queuepool.core.log import Log
 from queuepool.core.recycler import Recycler
-from queuepool.core.slot import NEVER, NOWHERE, Ledger, Place, Slot
+from queuepool.core.slot import NEVER, Ledger, Place
+from queuepool.elsewhere import Elsewhere
 from queuepool.errors import PoolClosed, PoolError, PoolTimeout
-from queuepool.resource import Resource, ResourceManager
+from queuepool.resource import Resource, ResourceManager, checkNew, join
 from queuepool.stats import Reason, Stats
 
 __all__ = ["CloseOnException", "Pool", "ResourceManager"]
 
 R = TypeVar("R", bound=Resource)
-P = TypeVar("P", bound="Pool[Any]")
 
 # Looked up once: attributes of an enum are slow to read.
 IDLE, HELD, TAKEN, RETURNED = Place.IDLE, Place.HELD, Place.TAKEN, Place.RETURNED
@@ -75,8 +79,10 @@ POOLS: Any = type("PoolsTakeTimeout", (), {"__repr__": lambda self: "<the pool's
 
 def _limit(name: str) -> Any:
     """Return a property that is a limit of the pool: 1.3.2's programs may read and set it."""
-    return property(lambda pool: getattr(pool._limits, name),
-                    lambda pool, value: setattr(pool._limits, name, value))
+    def setLimit(pool: Pool[Any], value: float | None) -> None:
+        pool._limits.change(name, value, list(pool._queue.members))
+
+    return property(lambda pool: pool._limits.given(name), setLimit)
 
 
 class Pool(Generic[R]):
@@ -138,19 +144,23 @@ class Pool(Generic[R]):
         self._log = Log(name)
         #: A put that a subclass defines is called at the end of a with block.
         self._overridesPut = type(self).put is not Pool.put
-        #: At most one entry, "thread"; setdefault and pop decide who starts and stops it.
-        self._recycler: dict[str, Recycler] = {}
+        self._recycler = Recycler(self, self._log)
         self._begin(capacity)
         fork.remember(self)
 
     def _begin(self, capacity: int) -> None:
         """Start with no resource, here or in a child process."""
         self._queue = IdleQueue(capacity)
-        self._breaker = CircuitBreaker()
+        self._breaker = CircuitBreaker(self.clock)
         self._ledger = Ledger()
         self._hooks = Hooks(self, self._limits, self._breaker, self._log)
-        self._keeper = Keeper(self.name, self.clock, self._queue, self._hooks, self._limits,
-                              self._breaker, self._ledger, self._log)
+        self._keeper = Keeper(
+            self.name, self.clock, self._factory, partial(join, self), self._disown, self._queue,
+            self._hooks, self._limits, self._breaker, self._ledger, self._log)
+
+    if not TYPE_CHECKING:  # what is looked for on a pool by mistake
+        cursor, execute, commit, rollback = (
+            Elsewhere("take a resource first: 'with pool.take() as …'") for _ in range(4))
 
     _maxIdleTime = _limit("maxIdleTime")
     _maxOpenTime = _limit("maxOpenTime")
@@ -173,7 +183,10 @@ class Pool(Generic[R]):
         queue = self._queue
         if timeout is not POOLS:
             timeout = checkSeconds("timeout", timeout)
-        taker = here.taker
+        try:
+            taker = here.taker
+        except AttributeError:  # the first take of this thread
+            taker = leaks.meet()
         now = self.clock()
         call = None
         resource: Any = None
@@ -182,7 +195,8 @@ class Pool(Generic[R]):
                 try:
                     for resource in queue.openPicks:
                         slot = resource._slot
-                        if now <= slot.shortUntil and now - slot.lastUsedAt <= self._limits.maxIdleTime:
+                        if (now <= slot.shortUntil
+                                and now - slot.lastUsedAt <= self._limits.maxIdleTime):
                             slot.takes += 1
                             slot.takenBy = taker
                             slot.takenAt = now
@@ -191,74 +205,92 @@ class Pool(Generic[R]):
                         break
                 except IndexError:  # no open one is idle
                     pass
-            call = Call(); call.resource, resource = resource, None  # noqa: E702  see Call
-            call.startedAt = call.now = now
-            call.taker = taker
-            call.isFirst = False
-            return self._takeSlowly(call, timeout)  # type: ignore[no-any-return]
+            if resource is not None:
+                then = self._check(resource, taker, now)
+            if resource is None or not resource._isOpen or queue.isShutDown:
+                call = Call(); call.resource, resource = resource, None  # noqa: E702  see Call
+                self._takeSlowly(call, taker, now, timeout)
+                then = call.now
+                resource, call = call.resource, None
+                slot = resource._slot
+            if self.leakTrace:
+                slot.trace = "".join(traceback.format_stack(sys._getframe(1)))
+            slot.takes += 1
+            slot.takenAt = then
+            slot.place = TAKEN
+            return resource  # type: ignore[no-any-return]
         except BaseException:
-            if call is not None and call.resource is not None:
+            if call is not None:
                 resource = call.resource
             if resource is not None:
-                resource._slot.place = RETURNED; queue.returned.append(resource)  # noqa: E702
+                slot = resource._slot
+                slot.place = RETURNED; self._queue.returned.append(resource)  # noqa: E702
                 del resource, call
                 self._keeper.reclaim()
             raise
 
-    def _takeSlowly(self, call: Call, timeout: float | None) -> Any:
-        """Take the long way: wait if nothing is in hand, and make ready what is."""
+    def _check(self, resource: Any, taker: Taker, now: float) -> float:
+        """Close what was picked if it has expired, and run its takeRepair; return the time then."""
+        slot = resource._slot
+        slot.place = HELD
+        slot.takenBy = taker
+        if now > slot.checkAt or now - slot.lastUsedAt > self._limits.maxIdleTime:
+            self._keeper.closeIfDue(resource)
+            now = self.clock()
+        if slot.hasRepairHooks:
+            wasOpen, slot.closing = resource._isOpen, REPAIR
+            resource.takeRepair()
+            if resource._isOpen is (slot.openedAt is None):
+                self._hooks.reconcile(resource)
+            slot.closing = USER
+            now = self.clock()
+            if wasOpen and not resource._isOpen:
+                self._hooks.suspect()
+            elif resource._isOpen and not wasOpen:
+                self._hooks.noteSuccess(slot)
+        return now
+
+    def _takeSlowly(self, call: Call, taker: Taker, now: float, timeout: float | None) -> None:
+        """Get an open resource into the hand: open the one that is there, or find another.
+
+        It may have a closed one in hand already, which was checked.
+        """
         if timeout is POOLS:
             timeout = self.takeTimeout
-        call.deadline = NEVER if timeout is None else call.startedAt + timeout
-        while True:
-            if call.resource is None:
-                self._find(call)
-            resource = call.resource
-            slot = resource._slot
-            slot.place = HELD
-            slot.takenBy = call.taker
-            hasExpired = False
-            if (call.now > slot.checkAt
-                    or call.now - slot.lastUsedAt > self._limits.maxIdleTime):
-                hasExpired = self._keeper.closeIfDue(resource)
-                call.now = self.clock()
-            if slot.hasRepairHooks:
-                wasOpen, slot.closing = resource._isOpen, REPAIR
-                resource.takeRepair()
-                if resource._isOpen is (slot.openedAt is None):
-                    self._hooks.reconcile(resource)
-                slot.closing = USER
-                call.now = self.clock()
-                if wasOpen and not resource._isOpen:
-                    self._hooks.suspect()
-            if resource._isOpen or self._opens(call, hasExpired):
+        call.startedAt = now
+        call.deadline = NEVER if timeout is None else now + timeout
+        call.now = self.clock() if call.resource is not None else now
+        call.isFirst = False
+        while call.resource is None or not self._opens(call):
+            if call.resource is not None:
+                self._keeper.release(call)
+                call.isFirst = True
+            self._find(call)
+            call.now = self._check(call.resource, taker, call.now)
+            if call.resource._isOpen:
                 break
-            del resource  # who takes it next and drops it is not to wait for this call
-            self._keeper.release(call)
-            call.isFirst = True
         if self._queue.isShutDown:
             raise self._closedError()
-        if self.leakTrace:
-            slot.trace = "".join(traceback.format_stack(sys._getframe(2)))
-        slot.takes += 1
-        slot.takenAt = call.now
-        slot.place = TAKEN
-        return resource
 
     def _find(self, call: Call) -> None:
         """Get an idle or a new resource into the hand; wait in line if there is none."""
         queue = self._queue
         while True:
-            isFound = (call.isFirst or queue.first() is None) and self._look(call)
+            isFound = (call.isFirst or not queue.waiters or queue.first() is None
+                       ) and self._look(call)
             if not isFound and queue.isShutDown:
                 raise self._closedError()
-            if not isFound and call.now < self._giveUpAt(call):
-                isFound = self._wait(call)
+            giveUpAt = call.deadline
+            if self._breaker.error is not None:
+                giveUpAt = min(giveUpAt, self._breaker.giveUpAt(
+                    call.startedAt, self.openRetryTime))
+            if not isFound and call.now < giveUpAt:
+                isFound = self._wait(call, giveUpAt - call.now)
             if not isFound:
-                raise self._timeoutError(call)
+                raise self._timeoutError(call, "no resource came free")
             call.isFirst = True  # it had its turn
             if call.resource is None:
-                if self._build(call):
+                if self._keeper.build(call):
                     return
             elif call.resource._slot.place is IDLE:
                 return
@@ -266,12 +298,14 @@ class Pool(Generic[R]):
                 call.now = self.clock()
                 return
 
-    def _wait(self, call: Call) -> bool:
+    def _wait(self, call: Call, seconds: float) -> bool:
         """Wait in line until ``_look`` finds something, and count for how long."""
         startedAt = call.now
+        if self._factory is None and not self._queue.members:
+            self._log.warning("a take waits, but nothing was put into the pool yet, and it has "
+                              "no factory")
         try:
-            return self._queue.waitFor(call, self._look, self._giveUpAt(call) - startedAt,
-                                       self._pause)
+            return self._queue.waitFor(call, self._look, seconds, self._breaker.pause)
         finally:
             call.now = self.clock()
             if call.resource is not None:
@@ -290,37 +324,22 @@ class Pool(Generic[R]):
             return True
         if queue.returned and queue.pick(call, queue.returnedPicks):
             return True
-        if self._breaker.isTripped and not self._breaker.isReady(self.clock()):
+        if self._breaker.isTripped and not self._breaker.isReady():
             return False
-        if queue.closed and queue.pick(call, queue.closedPicks):
+        if queue.closed and self._keeper.pickClosed(call):
             return True
-        return self._factory is not None and queue.hasRoom
+        return self._factory is not None and len(queue.members) < queue.capacity
 
-    def _giveUpAt(self, call: Call) -> float:
-        """Return the instant at which a take gives up: while nothing can be opened, maybe sooner."""
-        breaker = self._breaker
-        if breaker.error is None:
-            return call.deadline
-        return min(call.deadline,
-                   max(call.startedAt, breaker.startedAt) + self.openRetryTime)
-
-    def _pause(self) -> float:
-        """Return in how many seconds to look again though nobody calls: NEVER if there is no need."""
-        if not self._breaker.isTripped:
-            return NEVER
-        seconds = self._breaker.retryAt - self.clock()
-        return seconds if seconds > 0.0 else NEVER
-
-    def _opens(self, call: Call, hasExpired: bool) -> bool:
+    def _opens(self, call: Call) -> bool:
         """Open what is in hand. Return False if another one is better, or if that failed."""
         queue, breaker = self._queue, self._breaker
         if not call.mayRunAnotherHook():
-            raise self._timeoutError(call)
+            raise self._timeoutError(call, f"{call.resource.name!r} was not ready")
         if queue.hasSurplus or queue.isShutDown:
             return False
-        if queue.open and not (hasExpired and self._isNextDue(call.now)):
+        if queue.open and not self._keeper.isNextDue(call.now):
             return False
-        if not breaker.admits(call.resource._slot, call.now):
+        if not breaker.admits(call.resource._slot):
             return False
         outer = sys.exception()  # the caller's, if he takes in an except block
         try:
@@ -330,42 +349,29 @@ class Pool(Generic[R]):
                 raise
             self._log.warning("opening %r failed; it is tried again", call.resource.name,
                               exc_info=True)
+            breaker.noteFailure(error, outer)
             call.now = self.clock()
-            breaker.noteFailure(error, call.now, outer)
             return False
         call.now = self.clock()
         return True
 
-    def _isNextDue(self, now: float) -> bool:
-        """Tell whether the open resource that would be picked next has expired as well."""
-        try:
-            return self._limits.due(self._queue.open[-1]._slot, now) is not None
-        except IndexError:  # another thread picked it
-            return True
-
-    def _build(self, call: Call) -> bool:
-        """Build another resource if there is a factory and room for one."""
-        return self._factory is not None and self._keeper.build(call, self._factory, self._adopt)
-
-    def _timeoutError(self, call: Call) -> PoolTimeout:
-        """Count a time-out and return what to raise."""
+    def _timeoutError(self, call: Call, what: str) -> PoolTimeout:
+        """Count a timeout and return what to raise."""
         slot = self._ledger.issue()
         slot.timeouts += 1
         self._ledger.takeBack(slot)
         error = self._breaker.error
-        message = (f"pool {self.name!r}: no resource came free in "
+        message = (f"pool {self.name!r}: {what} in "
                    f"{self.clock() - call.startedAt:.3f} s "
                    f"(timeout {call.deadline - call.startedAt:g} s): {self._situation()}")
         if error is not None:
             message += f"; the last attempt to open one failed with {type(error).__name__}"
-        if self._isEmpty():
+        if self._factory is None and not self._queue.members:
             message += "; nothing was put into the pool yet, and it has no factory"
         timeout = PoolTimeout(message)
-        timeout.__cause__ = error
+        if error is not None:
+            timeout.__cause__ = error
         return timeout
-
-    def _isEmpty(self) -> bool:
-        return self._factory is None and not self._queue.members
 
     # -- put
 
@@ -396,6 +402,8 @@ class Pool(Generic[R]):
             self.put(resource)
         except Exception:  # the user's exception is the one that counts
             self._log.warning("put of %r failed", resource.name, exc_info=True)
+            if resource._slot.place is TAKEN:
+                self._takeBack(resource, error, self.clock())
 
     def _takeBack(self, resource: Any, error: BaseException | None, now: float) -> None:
         """Return a resource the long way: close it if it is due, clean it, and release it.
@@ -411,6 +419,7 @@ class Pool(Generic[R]):
         held = resource
         try:
             slot.place = HELD
+            slot.takenBy = getattr(here, "taker", None) or leaks.meet()
             if slot.queue is not queue:  # it was taken before a fork
                 held = None
                 self._disown(resource)
@@ -452,7 +461,7 @@ class Pool(Generic[R]):
             if call is not None:
                 held = call.resource
             if held is not None:
-                slot.place = RETURNED; queue.returned.append(held)  # noqa: E702
+                slot.place = RETURNED; self._queue.returned.append(held)  # noqa: E702
                 self._keeper.reclaim()
             raise
 
@@ -469,7 +478,7 @@ class Pool(Generic[R]):
 
     def _seed(self, resource: Any) -> None:
         """Make a new resource a member, and return it as if it had been taken."""
-        self._checkNew(resource)
+        checkNew(self, resource)
         if self.closed:
             raise self._closedError()
         slot = self._ledger.issue()
@@ -479,61 +488,13 @@ class Pool(Generic[R]):
                 raise PoolError(
                     f"pool {self.name!r} already has all {self.capacity} resources of its "
                     f"capacity; {resource.name!r} was not put. Raise the capacity with resize()")
-            self._adopt(resource, slot)
+            join(self, resource, slot)
             slot.takenAt = now = self.clock()
             slot.place = TAKEN
         except BaseException:
             self._keeper.detach(resource, slot)
             raise
         self._takeBack(resource, None, now)
-
-    def _checkNew(self, resource: Any) -> None:
-        """Raise PoolError if this cannot be made a member."""
-        kind = type(resource).__name__
-        if not isinstance(resource, Resource):
-            holder = self._holderOf(resource)
-            raise PoolError(
-                f"pool {self.name!r}: only a Resource can be put, not a {kind}" + (
-                    f": it is what {holder!r} has open; put that, or use "
-                    f"'with pool.take() as …'" if holder else ""))
-        if resource._pool is not None:
-            raise PoolError(
-                f"pool {self.name!r}: {resource.name!r} belongs to pool {resource._pool.name!r}, "
-                f"where it is {resource._slot.place.value}; put it back there")
-        if getattr(resource, "_target", None) is None:
-            raise PoolError(
-                f"pool {self.name!r}: {kind}.__init__ has to call super().__init__(name)")
-
-    def _holderOf(self, thing: Any) -> str | None:
-        """Return the name of the resource that has this open, if there is one."""
-        for slot in list(self._queue.members):
-            resource = slot.ref()
-            if resource is not None and resource.resource is thing:
-                return slot.name
-        return None
-
-    def _adopt(self, resource: Any, slot: Slot) -> None:
-        """Connect a new resource, held by the caller, with its slot and this pool."""
-        if not isinstance(resource, Resource) or resource._slot is not NOWHERE:
-            raise PoolError(
-                f"pool {self.name!r}: the factory has to return a new Resource each time; for "
-                f"{slot.name!r} it returned "
-                f"{'one that is in a pool' if isinstance(resource, Resource) else describe(resource)}")
-        self._checkNew(resource)
-        slot.ref = ref(resource)
-        slot.takenBy = here.taker
-        slot.place = HELD
-        if type(resource).__eq__ is not object.__eq__:
-            self._queue.comparesByIdentity = False
-        resource._slot = slot
-        resource._pool = self
-        self._hooks.check(resource)
-        if resource._isOpen:
-            slot.generation = self.generation
-            self._hooks.noteOpen(resource)
-
-    def _attend(self) -> None:
-        self._keeper.attend()
 
     # -- the whole pool
 
@@ -544,24 +505,17 @@ class Pool(Generic[R]):
         first. All others stay where they are, so nobody waits for it. Failures of hooks are
         logged. Called on a closed pool it closes what ``close`` had no time for.
         """
+        keeper = self._keeper
         if self.closed:
-            self._keeper.drain()
-            self._stopRecycler()
+            keeper.drain()
+            self._recycler.stop(wait=False)
             return
-        self._keeper.reconcile()
-        self._keeper.trim()
-        self._keeper.closeDue(minOpen=self.minOpen, openAnother=self._openAnother)
-        while self._keeper.countOpen() < self.minOpen and self._openAnother():
+        keeper.reconcile()
+        keeper.trim()
+        keeper.closeDue(minOpen=self.minOpen)
+        while keeper.countOpen() < self.minOpen and keeper.openAnother():
             pass
         leaks.reportOverdue(list(self._queue.members), self.leakTime, self.clock(), self._log)
-
-    def _openAnother(self) -> bool:
-        """Open one more, for minOpen; log it and return False if that is not possible now."""
-        try:
-            return not self.closed and self._keeper.openOne(self._build)
-        except Exception:
-            self._log.warning("opening a resource ahead of use failed", exc_info=True)
-            return False
 
     def warm(self, timeout: float | None = None) -> int:
         """Open ``minOpen`` resources, at least one, now; for a start that fails at once.
@@ -573,13 +527,20 @@ class Pool(Generic[R]):
         call = Call()
         call.startedAt = self.clock()
         call.deadline = call.startedAt + checkLimit("timeout", timeout)
+        if self.closed:
+            raise self._closedError()
+        if self._factory is None and not self._queue.members:
+            raise PoolError(f"pool {self.name!r} has nothing to open: nothing was put into it "
+                            f"yet, and it has no factory")
         while self._keeper.countOpen() < max(1, self.minOpen):
             call.now = self.clock()
             if self.closed:
                 raise self._closedError()
             if not call.mayRunAnotherHook():
-                raise self._timeoutError(call)
-            if not self._keeper.openOne(self._build):
+                raise self._timeoutError(call, f"{self._keeper.countOpen()} were opened")
+            if not self._keeper.openOne():
+                if self._breaker.error is not None:
+                    raise self._timeoutError(call, f"{self._keeper.countOpen()} were opened")
                 break  # what is closed is in the hands of others, who open it
         return self._keeper.countOpen()
 
@@ -594,31 +555,13 @@ class Pool(Generic[R]):
             raise ValueError(f"interval must be a number of seconds > 0, not {describe(interval)}")
         if self.closed:
             raise self._closedError()
-        self._startRecycler(seconds)
+        self._recycler.start(seconds)
         if self.closed and not self._queue.qsize():  # closed meanwhile, perhaps by a hook
             self.stopRecycler()
 
-    def _startRecycler(self, seconds: float) -> None:
-        recycler = Recycler(self, seconds, self._log)
-        try:
-            if self._recycler.setdefault("thread", recycler) is recycler:
-                recycler.start()
-        except BaseException:
-            if self._recycler.get("thread") is recycler and not recycler.isAlive:
-                del self._recycler["thread"]
-            raise
-
     def stopRecycler(self) -> None:
         """End the recycler's thread, if it runs; blocks while a recycle is under way."""
-        recycler = self._stopRecycler()
-        if recycler is not None:
-            recycler.join()
-
-    def _stopRecycler(self) -> Recycler | None:
-        recycler = self._recycler.pop("thread", None)
-        if recycler is not None:
-            recycler.stop()
-        return recycler
+        self._recycler.stop(wait=True)
 
     @property
     def generation(self) -> object:
@@ -642,7 +585,7 @@ class Pool(Generic[R]):
         """
         seconds = checkLimit("timeout", timeout)
         self._limits.generation = generation = object()
-        self._check()
+        self._queue.askToCheck()
         self._keeper.closeDue(self.clock() + seconds)
         return sum(slot.openedAt is not None and slot.generation is not generation
                    for slot in list(self._queue.members))
@@ -659,14 +602,9 @@ class Pool(Generic[R]):
         if self.closed:
             raise self._closedError()
         self._queue.capacity = capacity
-        self._check()
+        self._queue.askToCheck()
         self._keeper.trim(self.clock() + LEAST_CLOSE_TIME)
         self._queue.notify()
-
-    def _check(self) -> None:
-        """Send every resource the long way once: there it is seen what has changed."""
-        for slot in list(self._queue.members):
-            slot.askToCheck()
 
     def close(self, timeout: float | None = 0.0) -> int:
         """Close the pool: tell those who wait, then close what is idle.
@@ -681,23 +619,20 @@ class Pool(Generic[R]):
         until = self.clock() + seconds
         startedAt = time.monotonic()
         queue.shutdown()
-        self._check()
+        self._queue.askToCheck()
         if self._keeper.drain(max(until, self.clock() + LEAST_CLOSE_TIME)):
-            self._stopRecycler()
+            self._recycler.stop(wait=False)
         else:
-            self._closeLater()
+            try:
+                self._recycler.start(1.0)
+            except RuntimeError:  # puts and the next close() go on with it
+                self._log.warning("no thread can be started to close what is idle")
         while seconds > 0.0 and queue.members:
             rest = seconds - (time.monotonic() - startedAt)
             if rest <= 0.0 or queue.awaitEnd(rest):
                 break
             self._keeper.drain(until)
         return len(queue.members)
-
-    def _closeLater(self) -> None:
-        try:
-            self._startRecycler(1.0)
-        except RuntimeError:  # no thread can be started: puts and the next close() go on with it
-            self._log.warning("no thread can be started to close what is idle")
 
     def startAfresh(self) -> None:
         """Forget, in a child process, all that the parent's threads did with this pool.
@@ -706,19 +641,19 @@ class Pool(Generic[R]):
         factory is seeded with it, which runs putRepair. Opens nothing.
         """
         old = self._queue
-        recycler = self._recycler.pop("thread", None)
+        interval = self._recycler.interval
+        self._recycler = Recycler(self, self._log)
         self._begin(old.capacity)
         if old.isShutDown:
             self._queue.shutdown()
         fork.disownAll(old, self._disown, isSeeded=self._factory is None)
-        if recycler is not None and not self.closed:
-            self.startRecycler(recycler.interval)
+        if interval is not None and not self.closed:
+            self.startRecycler(interval)
 
     def _disown(self, resource: Any) -> None:
         """Forget, in a child process, what the parent has open, and seed with it as if new."""
         self._hooks.abandon(resource)
-        resource._slot = NOWHERE
-        resource._pool = None
+        resource._part()
         if self._factory is None and not self.closed:
             try:
                 self._seed(resource)
@@ -740,8 +675,8 @@ class Pool(Generic[R]):
         queue, ledger = self._queue, self._ledger
         closes = ledger.closes()
         return Stats(
-            capacity=queue.capacity, open=self._keeper.countOpen(), idle=self._countIdle(),
-            taken=self._countTaken(), waiting=queue.waiting(),
+            capacity=queue.capacity, open=self._keeper.countOpen(), idle=self._keeper.countIdle(),
+            taken=queue.countTaken(), waiting=queue.waiting(),
             takes=ledger.sum("takes"), waits=ledger.sum("waits"),
             timeouts=ledger.sum("timeouts"), opens=ledger.sum("opens"),
             openErrors=ledger.sum("openErrors"), closes=sum(closes.values()),
@@ -750,19 +685,9 @@ class Pool(Generic[R]):
             openTime=ledger.sum("openTime"), openMax=ledger.max("openMax"),
             useTime=ledger.sum("useTime"), useMax=ledger.max("useMax"))
 
-    def _countIdle(self) -> int:
-        """Return how many are idle, with a factory also how many may still be built."""
-        room = 0
-        if self._factory is not None and not self.closed:
-            room = max(0, self._queue.capacity - len(self._queue.members))
-        return self._queue.qsize() + room
-
-    def _countTaken(self) -> int:
-        return sum(slot.place is TAKEN for slot in list(self._queue.members))
-
     def _situation(self) -> str:
-        return (f"capacity {self.capacity}, checked out {self._countTaken()}, "
-                f"idle {self._countIdle()}, waiting {self._queue.waiting()}"
+        return (f"capacity {self.capacity}, checked out {self._queue.countTaken()}, "
+                f"idle {self._keeper.countIdle()}, waiting {self._queue.waiting()}"
                 + (", closed" if self.closed else "")
                 + (", reconnecting" if self._breaker.isTripped else ""))
 
@@ -770,7 +695,7 @@ class Pool(Generic[R]):
         return PoolClosed(f"pool {self.name!r} is closed: close() was called, or the block of "
                           f"'with pool:' has ended")
 
-    def __enter__(self: P) -> P:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, exc_type: type[BaseException] | None, exc_value: BaseException | None,

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from operator import attrgetter
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 from weakref import ref
 
 from queuepool.core.hooks import Hooks
 from queuepool.core.idle import IdleQueue
-from queuepool.core.slot import NOWHERE, Place
+from queuepool.core.keeper import Keeper
+from queuepool.core.leaks import meet
+from queuepool.core.limits import describe
+from queuepool.core.slot import NOWHERE, Place, Slot
+from queuepool.elsewhere import Elsewhere
 from queuepool.errors import PoolError
 from queuepool.stats import Reason
 
-R = TypeVar("R", bound="Resource")
 IDLE, HELD, TAKEN, RETURNED = Place.IDLE, Place.HELD, Place.TAKEN, Place.RETURNED
 
 
@@ -27,9 +30,13 @@ class Owner(Protocol):
     clock: Callable[[], float]
     _overridesPut: bool
 
+    _keeper: Keeper
+
+    @property
+    def generation(self) -> object: ...
+
     def _takeBack(self, resource: Any, error: BaseException | None, now: float) -> None: ...
     def _putAfterWith(self, resource: Any, error: BaseException | None) -> None: ...
-    def _attend(self) -> None: ...
 
 
 class Entering(property):
@@ -63,6 +70,8 @@ class Resource:
         self._pool: Owner | None = None
         self._slot = NOWHERE
         self._isOpen = False
+        #: Of those who put it into a pool at once, the one that pops this succeeds.
+        self._ticket = [True]
         self.handOut(self)
 
     def open(self) -> None:
@@ -118,6 +127,17 @@ class Resource:
             self._target: Callable[[], Any] = ref(target)
         except TypeError:
             self._target = lambda: target
+
+    def _part(self) -> None:
+        """Leave the pool for good."""
+        self._slot = NOWHERE
+        self._pool = None
+        self._ticket[:] = [True]
+
+    if not TYPE_CHECKING:  # what is looked for on a resource by mistake
+        cursor, execute, commit, rollback = (
+            Elsewhere("use what 'with pool.take() as …' hands out, or the 'resource' of what "
+                      "take() returned") for _ in range(4))
 
     @property
     def isOpen(self) -> bool:
@@ -185,7 +205,7 @@ class Resource:
             f"can only be used once at a time; make a new one")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Have a ``__del__`` of a subclass called when the resource ends, not when it comes back."""
+        """Have the ``__del__`` of a subclass called at its end, not when it comes back."""
         super().__init_subclass__(**kwargs)
         own = cls.__del__
         if not getattr(own, "comesBack", False):
@@ -213,7 +233,7 @@ class Resource:
     __del__.comesBack = True  # type: ignore[attr-defined]
 
     if TYPE_CHECKING:
-        def __enter__(self: R) -> R: ...
+        def __enter__(self) -> Self: ...
     else:
         __enter__ = Entering(attrgetter("_target"))
 
@@ -245,7 +265,7 @@ class Resource:
                 # change of the place and the append. Of two who put the same, one gets here.
                 slot.place = IDLE; queue.open.append(self)  # noqa: E702
                 if queue.waiters:
-                    pool._attend()
+                    pool._keeper.attend()
             elif pool._overridesPut:
                 pool._putAfterWith(self, exc_value)
             else:
@@ -260,14 +280,62 @@ class Resource:
 
 def _comingBack(own: Callable[[Any], object]) -> Callable[[Any], None]:
     def __del__(self: Resource) -> None:
-        place = getattr(self, "_slot", NOWHERE).place
-        if place is TAKEN or place is HELD:
-            Resource.__del__(self)
-        else:
+        Resource.__del__(self)
+        if getattr(self, "_slot", NOWHERE).place is not RETURNED:
             own(self)
 
     __del__.comesBack = True  # type: ignore[attr-defined]
     return __del__
+
+
+def join(pool: Owner, resource: Any, slot: Slot) -> None:
+    """Connect a new resource with its slot and its pool; the caller holds it then."""
+    if not isinstance(resource, Resource) or getattr(resource, "_pool", None) is not None:
+        what = "one that is in a pool" if isinstance(resource, Resource) else describe(resource)
+        raise PoolError(f"pool {pool.name!r}: the factory has to return a new Resource each time; "
+                        f"for {slot.name!r} it returned {what}")
+    checkNew(pool, resource)
+    try:
+        resource._ticket.pop()
+    except IndexError:
+        raise PoolError(f"pool {pool.name!r}: {resource.name!r} is being put into a pool by "
+                        f"another thread") from None
+    slot.ref = ref(resource)
+    slot.takenBy = meet()
+    slot.place = HELD
+    if type(resource).__eq__ is not object.__eq__:
+        pool._queue.comparesByIdentity = False
+    try:
+        resource._slot = slot
+        resource._pool = pool
+        pool._hooks.check(resource)
+        if resource._isOpen:
+            slot.generation = pool.generation
+            pool._hooks.noteOpen(resource)
+    except BaseException:
+        resource._part()
+        raise
+
+
+def checkNew(pool: Owner, resource: Any) -> None:
+    """Raise PoolError if this cannot be made a member of the pool."""
+    kind = type(resource).__name__
+    if not isinstance(resource, Resource):
+        holders = [slot.name for slot in list(pool._queue.members)
+                   if resource is not None
+                   and getattr(slot.ref(), "resource", None) is resource]
+        raise PoolError(
+            f"pool {pool.name!r}: only a Resource can be put, not {describe(resource)}" + (
+                f": it is what {holders[0]!r} has open; put that, or use "
+                f"'with pool.take() as …'" if holders else ""))
+    if getattr(resource, "_target", None) is None:
+        raise PoolError(
+            f"pool {pool.name!r}: {kind}.__init__ has to call super().__init__(name)")
+    owner = resource._pool
+    if owner is not None:
+        raise PoolError(
+            f"pool {pool.name!r}: {resource.name!r} belongs to pool {owner.name!r}, "
+            f"where it is {resource._slot.place.value}; put it back there")
 
 
 #: The name of 1.3.2; the same class.

@@ -1,22 +1,30 @@
-"""The SMTP connection manager of 1.3.2: ``queuepool.smtp`` under its old name and manners."""
+"""The SMTP connection manager of 1.3.2, for programs written for it. New ones use queuepool.smtp.
+
+``with pool.take() as manager`` hands out the manager; its ``resource`` is the ``smtplib.SMTP``.
+"""
 
 from __future__ import annotations
 
 import ssl
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
+from queuepool.elsewhere import Elsewhere
 from queuepool.smtp import Connection
-
-M = TypeVar("M", bound="ConnectionManager")
 
 
 class ConnectionManager(Connection):
-    """Be a connection to a mail server; the with statement hands out the manager itself.
+    """A connection to a mail server that a with statement hands out as it is: the manager.
 
-    ``starttls``, ``timeout`` and ``context`` are Connection's; all other further arguments are
-    ignored, as in 1.3.2. As there, the server's certificate is not verified unless a context
-    that does is given (``context=ssl.create_default_context()``).
+    ``starttls``, ``timeout`` and ``context`` are those of Connection. All other additional
+    arguments are ignored, as in 1.3.2. As there, the certificate of the server is not verified,
+    unless you pass a context that does so: ``context=ssl.create_default_context()``.
     """
+
+    if TYPE_CHECKING:
+        def __enter__(self) -> Self: ...  # type: ignore[override]
+    else:
+        send_message = Elsewhere(
+            "smtplib.SMTP has it: write 'manager.resource.send_message(...)'")
 
     def __init__(self, name: str, host: str = "", port: int = 0, user: str | None = None,
                  password: str | None = None, *args: object, **kwargs: Any) -> None:
@@ -27,15 +35,12 @@ class ConnectionManager(Connection):
         super().__init__(name, host, port, user, password, **options)
 
     def sendmail(self, *args: Any, **kwargs: Any) -> dict[str, tuple[int, bytes]]:
-        """Send a mail; takes, returns and raises what ``smtplib.SMTP.sendmail`` does."""
+        """Send a mail. Takes, returns and raises what ``smtplib.SMTP.sendmail`` does; blocks."""
         return self.resource.sendmail(*args, **kwargs)  # type: ignore[no-any-return]
 
     def handOut(self, target: Any) -> None:
-        """Have the with statement hand out the manager itself, whatever was opened."""
+        """Have the with statement hand out the manager, whatever ``target`` is."""
         super().handOut(self)
-
-    if TYPE_CHECKING:
-        def __enter__(self: M) -> M: ...  # type: ignore[override]
 
     def __repr__(self) -> str:
         return str(dict(host=self.host, port=self.port, user=self.user, password="xxxxxxx",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
-from queuepool.core.slot import PAST, Place, Slot
+from queuepool.core.slot import NEVER, PAST, Place, Slot
 
 #: Seconds between the first failure and the next attempt. Doubled after each further failure.
 FIRST_PAUSE = 0.1
@@ -20,7 +21,8 @@ class CircuitBreaker:
     entry of ``_probe`` is set by ``setdefault`` and removed by ``pop``, both atomic.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
         self._probe: dict[str, Slot] = {}
         self.reset()
 
@@ -38,11 +40,12 @@ class CircuitBreaker:
         """Note that an open resource turned out to be broken: perhaps the others are, too."""
         self.isTripped = True
 
-    def noteFailure(self, error: BaseException, now: float, outer: BaseException | None) -> None:
+    def noteFailure(self, error: BaseException, outer: BaseException | None) -> None:
         """Note that the probe could not be opened.
 
         ``outer`` is the exception that the caller of ``take`` was handling: it is not ours.
         """
+        now = self._clock()
         if self.error is None:
             self.startedAt = now
         self.isTripped = True
@@ -50,15 +53,26 @@ class CircuitBreaker:
         self.retryAt = now + self._pause * random.uniform(0.85, 1.0)
         self._pause = min(2.0 * self._pause, LONGEST_PAUSE)
 
-    def isReady(self, now: float) -> bool:
+    def isReady(self) -> bool:
         """Tell whether somebody may try to open now."""
-        return not self.isTripped or now >= self.retryAt and self._current() is None
+        return not self.isTripped or self._clock() >= self.retryAt and self._current() is None
 
-    def admits(self, slot: Slot, now: float) -> bool:
+    def pause(self) -> float:
+        """Return the seconds until the next attempt may be made; NEVER if nobody waits for that."""
+        if not self.isTripped:
+            return NEVER
+        seconds = self.retryAt - self._clock()
+        return seconds if seconds > 0.0 else NEVER
+
+    def giveUpAt(self, startedAt: float, retryTime: float) -> float:
+        """Return when a take that began then gives up, after something could not be opened."""
+        return max(startedAt, self.startedAt) + retryTime
+
+    def admits(self, slot: Slot) -> bool:
         """Tell whether this held slot may be opened now. If tripped, it is the probe then."""
         if not self.isTripped:
             return True
-        if now < self.retryAt:
+        if self._clock() < self.retryAt:
             return False
         if self._current() is None:
             self._probe.pop("slot", None)

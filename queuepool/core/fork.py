@@ -10,7 +10,7 @@ from threading import get_ident
 from typing import Any, Protocol
 
 from queuepool.core.idle import IdleQueue
-from queuepool.core.leaks import here
+from queuepool.core.leaks import meet
 from queuepool.core.log import Log
 from queuepool.core.slot import Place
 
@@ -39,11 +39,12 @@ def disownAll(old: IdleQueue, disown: Callable[[Any], None], isSeeded: bool) -> 
     """
     areThreads = get_ident() in sys._current_frames()  # not greenlets
     for slot in list(old.members):
-        slot.isLong = True  # whatever comes back has to be noticed as the parent's
-        slot.askToCheck()
+        slot.askToCheck()  # whatever comes back has to be noticed as the parent's
         resource = slot.ref()
         mayComeBack = slot.place in (Place.TAKEN, Place.HELD) and (
-            not areThreads or slot.takenBy is here.taker)
+            not areThreads or slot.takenBy is meet())
+        if mayComeBack:
+            slot.queue = None  # it belongs to no queue of this process
         if resource is not None and not mayComeBack and (
                 isSeeded or slot.place is not Place.TAKEN):
             disown(resource)

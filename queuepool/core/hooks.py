@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, Union
+from typing import Any, Protocol
 
 from queuepool.core.breaker import CircuitBreaker
 from queuepool.core.limits import Limits
@@ -12,8 +12,10 @@ from queuepool.core.slot import Slot
 from queuepool.errors import PoolError
 from queuepool.stats import Reason
 
-CloseOnException = Union[bool, None, int, type[BaseException], tuple[type[BaseException], ...],
-                         Callable[[BaseException], object]]
+USER = Reason.USER
+
+CloseOnException = (bool | int | None | type[BaseException] | tuple[type[BaseException], ...]
+                    | Callable[[BaseException], object])
 
 
 class Hooked(Protocol):
@@ -75,9 +77,7 @@ class Hooks:
             raise
         self.reconcile(resource)
         slot.hasFailed = False
-        if self._breaker.isTripped:
-            self._breaker.reset()
-            slot.queue.notify()
+        self.noteSuccess(slot)
         seconds = self._settings.clock() - startedAt
         slot.countOpening(seconds)
         self._log.debug("opened %r in %.3f s", resource.name, seconds)
@@ -112,7 +112,7 @@ class Hooks:
         slot.askToCheck()
 
     def reconcile(self, resource: Hooked) -> None:
-        """Count an open or a close of a class that does it all without super(), as 1.3.2 allowed."""
+        """Count an open or close of a class that does it without super(), as 1.3.2 allowed."""
         slot = resource._slot
         if resource._isOpen and slot.openedAt is None:
             self.noteOpen(resource)
@@ -124,9 +124,10 @@ class Hooks:
 
         An exception is logged, one that is not an ``Exception`` is raised as well.
         """
-        if not resource._isOpen:
-            return
         slot = resource._slot
+        if not resource._isOpen:
+            slot.closing = USER
+            return
         slot.closing = reason
         try:
             resource.close()
@@ -140,10 +141,17 @@ class Hooks:
         finally:
             resource._isOpen = False
             self.reconcile(resource)
-            slot.closing = Reason.USER
+            slot.closing = USER
             if reason is Reason.EXCEPTION:
                 self.suspect()
             self._log.debug("closed %r: %s", resource.name, reason)
+
+    def noteSuccess(self, slot: Slot) -> None:
+        """Note that something could be opened: everybody may open again."""
+        if self._breaker.isTripped:
+            self._breaker.reset()
+            if slot.queue is not None:
+                slot.queue.notify()
 
     def suspect(self) -> None:
         """Note that an open resource turned out to be broken: perhaps it is not the only one."""

@@ -83,7 +83,7 @@ class IdleQueue(queue.LifoQueue[Any]):
         self.openPicks = picking(deque.pop, self.open)
         self.oldestPicks = picking(deque.popleft, self.open)
         self.closedPicks = picking(deque.pop, self.closed)
-        self.returnedPicks = picking(deque.popleft, self.returned)
+        self.returnedPicks = picking(deque.pop, self.returned)
         #: False once there is a member whose class compares otherwise.
         self.comparesByIdentity = True
         #: Weak references to those who wait, the first first.
@@ -98,6 +98,9 @@ class IdleQueue(queue.LifoQueue[Any]):
         self.leaving: dict[Slot, None] = {}
         #: Slots of members that were evicted by ``reconcile``, to be logged.
         self.lost: deque[Slot] = deque()
+        #: For _checkLine: when it checks again, and who was first when something was idle.
+        self._nextCheckAt = 0.0
+        self._suspect: ref[Waiter] | None = None
         self._membership = threading.RLock()
         #: Something is in here once the queue is shut down and the last member is gone.
         self._ended: SimpleQueue[None] = SimpleQueue()
@@ -195,10 +198,8 @@ class IdleQueue(queue.LifoQueue[Any]):
     def pickThis(self, call: Call, resource: Any) -> bool:
         """Pick this open resource. Return False if it is not idle any more.
 
-        Where ``remove`` would run a comparison of the user's, it is the least recently used one.
+        To be called only while ``comparesByIdentity``.
         """
-        if not self.comparesByIdentity:
-            return self.pick(call, self.oldestPicks)
         try:
             # remove returns None, so the filter lets through what was removed.
             for call.resource in filterfalse(self.open.remove, (resource,)):
@@ -206,6 +207,13 @@ class IdleQueue(queue.LifoQueue[Any]):
         except (ValueError, IndexError):  # the latter: another thread changed it meanwhile
             pass
         return False
+
+    def haveAllFailed(self) -> bool:
+        """Tell whether all the closed ones could not be opened the last time."""
+        try:
+            return bool(self.closed[-1]._slot.hasFailed)
+        except IndexError:  # another thread picked it
+            return False
 
     def giveBack(self, resource: Any) -> None:
         """Keep what a call has in hand, if anything, until somebody closes it. Takes no lock."""
@@ -226,21 +234,27 @@ class IdleQueue(queue.LifoQueue[Any]):
         waiters = self.waiters
         waiter = Waiter()
         place = ref(waiter)
-        suspect = None
         isOver = False
         try:
             (waiters.appendleft if call.isFirst else waiters.append)(place)
             while True:
-                if (self.isShutDown or self.first() is place) and look(call):
+                try:
+                    isTurn = waiters[0] is place or self.isShutDown or self.first() is place
+                except IndexError:  # it was removed, see below
+                    isTurn = False
+                if isTurn and look(call):
                     return True
                 if isOver:
                     return False
                 longest = min(LOOK_AGAIN_TIME, pause())
                 rest = until - monotonic()
-                isOver = rest <= longest
-                isWoken = waiter.sleep(max(0.0, rest if isOver else longest))
-                if not isWoken and longest == LOOK_AGAIN_TIME and not isOver:
-                    suspect = self._checkLine(place, suspect)
+                isLast = rest <= longest
+                isWoken = waiter.sleep(max(0.0, rest if isLast else longest))
+                isOver = isLast and not isWoken  # the time is over: one more look
+                if not isWoken:
+                    self._checkLine()
+                    if place not in waiters:  # another waiter took this one for lost
+                        waiters.appendleft(place)
         finally:
             self._leave(place)
 
@@ -257,46 +271,60 @@ class IdleQueue(queue.LifoQueue[Any]):
                 pass
         return None
 
-    def _checkLine(self, place: ref[Waiter], suspect: ref[Waiter] | None) -> ref[Waiter] | None:
-        """Remove the first waiter if it is the suspect: it does not pick though something is idle.
+    def _checkLine(self) -> None:
+        """Check at an interval, in the thread of any waiter, that nothing was forgotten.
 
-        Return the suspect of the next time.
+        If something is idle at two checks and the line did not move meanwhile, its first waiter
+        waits no more, though something still refers to it: it is removed.
         """
+        now = monotonic()
+        if now < self._nextCheckAt:
+            return
+        self._nextCheckAt = now + LOOK_AGAIN_TIME
         self.reconcile()
-        first = self.first()
-        if not self._qsize():
-            return None
-        self.notify()
-        if first is not suspect:
-            return first
-        if first is not place:
+        first = self.first() if self._qsize() else None
+        if first is not None and first is self._suspect:
             self._remove(first)
-        if place not in self.waiters:  # this one was slow, and removed by another
-            self.waiters.appendleft(place)
-        return None
+            first = None
+        self._suspect = first
+        self.notify()
 
-    def _remove(self, place: ref[Waiter] | None) -> None:
+    def _remove(self, place: ref[Waiter]) -> None:
         try:
-            self.waiters.remove(place)  # type: ignore[arg-type]
+            self.waiters.remove(place)
         except ValueError:
             pass
 
     def _leave(self, place: ref[Waiter]) -> None:
         """Leave the line; the next one looks if there is something to be found."""
         self._remove(place)
-        if self.waiters and (self.open or self.closed or self.returned or self.hasRoom):
+        if self.waiters and (self.open or self.closed or self.returned
+                             or len(self.members) < self.capacity):
             self.notify()
 
     def notify(self) -> None:
         """Have the first waiter look. Takes no lock: a finalizer may call it."""
-        place = self.first()
-        waiter = place and place()
-        if waiter is not None:
+        try:
+            waiter = self.waiters[0]()
+            while waiter is None:  # it is gone
+                self.first()
+                waiter = self.waiters[0]()
             waiter.wake()
+        except IndexError:  # nobody waits
+            pass
 
     def waiting(self) -> int:
         """Return how many threads wait."""
         return sum(place() not in (None, END) for place in _copy(self.waiters))
+
+    def countTaken(self) -> int:
+        """Return how many members are checked out."""
+        return sum(slot.place is Place.TAKEN for slot in list(self.members))
+
+    def askToCheck(self) -> None:
+        """Send every member the long way once: there it is seen what has changed."""
+        for slot in list(self.members):
+            slot.askToCheck()
 
     # -- the end
 

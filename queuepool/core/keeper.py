@@ -14,10 +14,10 @@ from queuepool.core.breaker import CircuitBreaker
 from queuepool.core.call import Call
 from queuepool.core.hooks import Hooks
 from queuepool.core.idle import IdleQueue
-from queuepool.core.leaks import here
+from queuepool.core.leaks import meet
 from queuepool.core.limits import Limits
 from queuepool.core.log import Log
-from queuepool.core.slot import NEVER, NOWHERE, Ledger, Place, Slot
+from queuepool.core.slot import NEVER, Ledger, Place, Slot
 from queuepool.stats import Reason
 
 IDLE, HELD = Place.IDLE, Place.HELD
@@ -29,23 +29,29 @@ class Keeper:
     ``until`` is an instant of the clock: after it no further hook is begun.
     """
 
-    def __init__(self, name: str, clock: Callable[[], float], queue: IdleQueue, hooks: Hooks,
-                 limits: Limits, breaker: CircuitBreaker, ledger: Ledger, log: Log) -> None:
+    def __init__(self, name: str, clock: Callable[[], float],
+                 factory: Callable[[str], Any] | None, join: Callable[[Any, Slot], None],
+                 disown: Callable[[Any], None], queue: IdleQueue, hooks: Hooks, limits: Limits,
+                 breaker: CircuitBreaker, ledger: Ledger, log: Log) -> None:
         self._clock = clock
+        self._factory = factory
+        #: Connects a new resource with its slot and its pool, or raises PoolError.
+        self._join = join
+        #: Forgets, in a child process, what the parent opened.
+        self._disown = disown
         self._queue = queue
         self._hooks = hooks
         self._limits = limits
         self._breaker = breaker
         self._ledger = ledger
         self._log = log
-        self._names = map((name + "-%d").__mod__, itertools.count())
+        self._names = map((name.replace("%", "%%") + "-%d").__mod__, itertools.count())
 
     # -- members come and go
 
-    def build(self, call: Call, factory: Callable[[str], Any],
-              adopt: Callable[[Any, Slot], None]) -> bool:
-        """Have the factory build another member. Return False if there is no room for it."""
-        if not self._queue.hasRoom:
+    def build(self, call: Call) -> bool:
+        """Have the factory build another member. Return False without one, or without room."""
+        if self._factory is None or not self._queue.hasRoom:
             return False
         slot = self._ledger.issue()
         slot.reset(next(self._names))
@@ -54,8 +60,8 @@ class Keeper:
             if not self._queue.admit(slot):
                 self._ledger.takeBack(slot)
                 return False
-            resource = factory(slot.name)
-            adopt(resource, slot)
+            resource = self._factory(slot.name)
+            self._join(resource, slot)
             call.resource = resource
         except BaseException:
             call.resource = None
@@ -69,8 +75,7 @@ class Keeper:
         """Let a resource leave the pool for good, and keep its slot for another one."""
         self._queue.evict(slot)
         if getattr(resource, "_slot", None) is slot:
-            resource._slot = NOWHERE
-            resource._pool = None
+            resource._part()
         self._ledger.takeBack(slot)
 
     def release(self, call: Call) -> None:
@@ -78,6 +83,10 @@ class Keeper:
         queue = self._queue
         resource = call.resource
         slot = resource._slot
+        if slot.queue is not queue:  # a hook has forked, and this is the child
+            call.resource = None
+            self._disown(resource)
+            return
         if self._breaker.isTripped:
             self._breaker.release(slot)
         if queue.isShutDown:
@@ -96,7 +105,8 @@ class Keeper:
     def attend(self) -> None:
         """See to what has to be done after a resource became idle."""
         if self._queue.isShutDown:  # it was put while the pool was being closed
-            self._closeOne(self._queue.openPicks) or self._closeOne(self._queue.closedPicks)
+            if not self._closeOne(self._queue.openPicks):
+                self._closeOne(self._queue.closedPicks)
         else:
             self._queue.notify()
 
@@ -131,12 +141,18 @@ class Keeper:
         slot = resource._slot
         if slot.queue is not self._queue:
             call.resource = None
+            if slot.queue is None:
+                self._disown(resource)
             return False
         wasDropped, slot.wasDropped = slot.wasDropped, False
         slot.place = HELD
-        slot.takenBy = here.taker
+        slot.takenBy = meet()
+        slot.hasFailed = slot.hasFailed or not wasDropped
+        slot.ref = ref(resource)  # a collection in a cycle has ended the former one
+        reason = (Reason.DROPPED if wasDropped else
+                  Reason.POOL_CLOSED if self._queue.isShutDown else Reason.REPAIR)
         try:
-            self._hooks.close(resource, Reason.DROPPED if wasDropped else Reason.REPAIR)
+            self._hooks.close(resource, reason)
         finally:
             if gc.is_finalized(resource):
                 resource = None
@@ -179,8 +195,7 @@ class Keeper:
                               "has room for another resource", slot.name)
             self._ledger.takeBack(slot)
 
-    def closeDue(self, until: float = NEVER, minOpen: int = 0,
-                 openAnother: Callable[[], bool] | None = None) -> None:
+    def closeDue(self, until: float = NEVER, minOpen: int = 0) -> None:
         """Close what is due among the idle, the least recently used first.
 
         With minOpen that many stay open: another is opened before one of these is closed.
@@ -188,19 +203,49 @@ class Keeper:
         due = sorted((slot for slot in list(self._queue.members)
                       if slot.place is IDLE and self._limits.due(slot, self._clock())),
                      key=_lastUsedAt)
+        if due and not self._queue.comparesByIdentity:
+            # To pick a certain one would run comparisons of the user's. So each is picked in
+            # turn, and becomes the last one again: in the end the order is as before.
+            due = [slot for slot in list(self._queue.members) if slot.place is IDLE]
         for slot in due:
             if self._clock() > until:
                 return
             with self._holding() as call:
-                resource = slot.ref()
-                isPicked = resource is not None and self._queue.pickThis(call, resource)
-                del resource  # who takes and drops it meanwhile is not to wait for this call
-                if isPicked:
+                if self._pickToClose(call, slot):
                     self._hold(call)
-                    isSpare = self.countOpen() > minOpen
-                    if isSpare or openAnother is None or openAnother():
-                        self.closeIfDue(call.resource)
+                    self._closeOrReplace(call, minOpen)
                     self.release(call)
+
+    def _pickToClose(self, call: Call, slot: Slot) -> bool:
+        if not self._queue.comparesByIdentity:
+            return self._queue.pick(call, self._queue.oldestPicks)
+        resource = slot.ref()
+        return resource is not None and self._queue.pickThis(call, resource)
+
+    def _closeOrReplace(self, call: Call, minOpen: int) -> None:
+        """Close what is in hand if it is due, but keep minOpen open all the time.
+
+        Another one is opened first. Without another it is opened again itself; if that fails,
+        the next round tries again.
+        """
+        if self._limits.due(call.resource._slot, self._clock()) is None:
+            return
+        if self.countOpen() > minOpen or self.openAnother():
+            self.closeIfDue(call.resource)
+        elif not self._queue.hasRoom and not self._queue.closed:
+            if self.closeIfDue(call.resource):
+                try:
+                    self._hooks.open(call.resource)
+                except Exception:
+                    self._log.warning("opening %r again failed", call.resource.name,
+                                      exc_info=True)
+
+    def isNextDue(self, now: float) -> bool:
+        """Tell whether the open resource that would be picked next has to be closed as well."""
+        try:
+            return self._limits.due(self._queue.open[-1]._slot, now) is not None
+        except IndexError:  # another thread picked it
+            return True
 
     def closeIfDue(self, resource: Any) -> bool:
         """Close a held resource if a limit says so. Tell whether it did.
@@ -215,24 +260,43 @@ class Keeper:
         self._hooks.close(resource, reason)
         return True
 
-    def openOne(self, build: Callable[[Call], bool]) -> bool:
+    def pickClosed(self, call: Call) -> bool:
+        """Pick a closed one. Those that could not be opened come last, after what can be built."""
+        queue = self._queue
+        if self._factory is not None and queue.hasRoom and queue.haveAllFailed():
+            return False
+        return queue.pick(call, queue.closedPicks)
+
+    def openAnother(self) -> bool:
+        """Open one more for minOpen. Log it and return False if that is not possible now."""
+        try:
+            return self.openOne()
+        except Exception:
+            return False
+
+    def openOne(self) -> bool:
         """Open a closed resource, or one built for it. Return False if there is none.
 
         Raises what its ``open`` raises.
         """
         with self._holding() as call:
-            if not self._breaker.isReady(self._clock()) or not (
-                    self._queue.pick(call, self._queue.closedPicks) or build(call)):
-                return False
-            self._hold(call)
-            if not self._breaker.admits(call.resource._slot, self._clock()):
-                self.release(call)
-                return False
+            name = "a new resource"
             try:
+                if not self._breaker.isReady() or not (
+                        self.pickClosed(call) or self.build(call)):
+                    return False
+                name = repr(call.resource.name)
+                self._hold(call)
+                if not self._breaker.admits(call.resource._slot):
+                    return False
                 self._hooks.open(call.resource)
+                return True
+            except Exception:
+                self._log.warning("opening %s ahead of use failed", name, exc_info=True)
+                raise
             finally:
-                self.release(call)
-            return True
+                if call.resource is not None:
+                    self.release(call)
 
     def trim(self, until: float = NEVER) -> None:
         """Let surplus members leave, closed ones first, then the least recently used."""
@@ -266,6 +330,13 @@ class Keeper:
             self.release(call)
             return True
 
+    def countIdle(self) -> int:
+        """Return how many can be taken at once: those that are idle or can still be built."""
+        queue = self._queue
+        if self._factory is None or queue.isShutDown:
+            return queue.qsize()
+        return queue.qsize() + max(0, queue.capacity - len(queue.members))
+
     def countOpen(self) -> int:
         """Return how many members are open."""
         return sum(slot.openedAt is not None for slot in list(self._queue.members))
@@ -275,7 +346,7 @@ class Keeper:
     def _hold(self, call: Call) -> None:
         slot = call.resource._slot
         slot.place = HELD
-        slot.takenBy = here.taker
+        slot.takenBy = meet()
 
     @contextlib.contextmanager
     def _holding(self) -> Iterator[Call]:

@@ -33,15 +33,17 @@ class Taker:
         return self._life() is None
 
 
-class Here(threading.local):
-    """What every thread has of its own: its Taker, made when it takes for the first time."""
-
-    def __init__(self) -> None:
-        self._life = Life()
-        self.taker = Taker(self._life)
+#: What every thread has of its own: ``taker``, from its first take on.
+here = threading.local()
 
 
-here = Here()
+def meet() -> Taker:
+    """Return the Taker of this thread, made when it is asked for."""
+    taker: Taker | None = getattr(here, "taker", None)
+    if taker is None:
+        here.life = Life()
+        here.taker = taker = Taker(here.life)
+    return taker
 
 
 def reportOverdue(slots: Iterable[Slot], leakTime: float | None, now: float, log: Log) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import sys
 import threading
+from collections.abc import Callable
+from typing import Any
 
 from queuepool.core.slot import NEVER, PAST, Slot
 from queuepool.stats import Reason
@@ -15,14 +17,12 @@ class Limits:
 
     def __init__(self, maxIdleTime: float | None, maxOpenTime: float | None,
                  maxUsageCount: int | None, jitter: float) -> None:
-        if maxUsageCount is not None:
-            checkInteger("maxUsageCount", maxUsageCount, 1)
         if not isNumber(jitter) or not 0.0 <= jitter <= 1.0:
             raise ValueError(
                 f"jitter must be a fraction from 0 to 1, not {describe(jitter)}")
         self.maxIdleTime = checkLimit("maxIdleTime", maxIdleTime)
         self.maxOpenTime = checkLimit("maxOpenTime", maxOpenTime)
-        self.maxUsageCount = sys.maxsize if maxUsageCount is None else maxUsageCount
+        self.maxUsageCount = checkCount("maxUsageCount", maxUsageCount)
         self.jitter = jitter
         #: Replaced by invalidate(): what was opened in an earlier generation has to be closed.
         self.generation = object()
@@ -31,18 +31,37 @@ class Limits:
         """Set the limits of what was opened just now."""
         slot.openedAt = slot.lastUsedAt = now
         slot.takesAtOpen = slot.takes
-        slot.takesLimit = slot.takes + self.maxUsageCount
-        slot.expiresAt = now + self.maxOpenTime * (1.0 - self.jitter * random.random())
+        slot.lifeShare = 1.0 - self.jitter * random.random()
+        self._apply(slot)
+
+    def _apply(self, slot: Slot) -> None:
+        slot.takesLimit = slot.takesAtOpen + self.maxUsageCount
+        if slot.openedAt is not None:
+            slot.expiresAt = slot.openedAt + self.maxOpenTime * slot.lifeShare
+
+    def given(self, name: str) -> float | None:
+        """Return a limit as it was given: None if it is none."""
+        value: float = getattr(self, name)
+        return None if value in (NEVER, sys.maxsize) else value
+
+    def change(self, name: str, value: float | None, slots: list[Slot]) -> None:
+        """Change one limit, also of what is open already."""
+        check: Callable[[str, Any], float] = (
+            checkCount if name == "maxUsageCount" else checkLimit)
+        setattr(self, name, check(name, value))
+        for slot in slots:
+            slot.askToCheck()
 
     def due(self, slot: Slot, now: float) -> Reason | None:
         """Return why the resource has to be closed, or None if it may stay open or is closed."""
-        if slot.openedAt is None:
+        openedAt = slot.openedAt  # another thread may close it while this looks
+        if openedAt is None:
             return None
         if slot.generation is not self.generation:
             return Reason.INVALIDATED
-        if now > slot.expiresAt:
+        if now > openedAt + self.maxOpenTime * slot.lifeShare:
             return Reason.AGE
-        if slot.takes >= slot.takesLimit:
+        if slot.takes - slot.takesAtOpen >= self.maxUsageCount:
             return Reason.USAGE
         if now - slot.lastUsedAt > self.maxIdleTime:
             return Reason.IDLE
@@ -50,6 +69,7 @@ class Limits:
 
     def resetCheck(self, slot: Slot, isSurplus: bool) -> None:
         """Let takes and puts go the short way again until the resource expires."""
+        self._apply(slot)
         slot.checkAt = slot.expiresAt
         slot.shortUntil = PAST if slot.isLong else slot.expiresAt
         if isSurplus or slot.generation is not self.generation:
@@ -72,6 +92,14 @@ def checkInteger(what: str, value: object, least: int) -> None:
     """Raise ValueError if the value is no integer of at least ``least``."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{what} must be an integer >= {least}, not {describe(value)}")
+
+
+def checkCount(what: str, value: int | None) -> int:
+    """Return a number of takes; None is no limit."""
+    if value is None:
+        return sys.maxsize
+    checkInteger(what, value, 1)
+    return value
 
 
 def checkSeconds(what: str, value: float | None) -> float | None:

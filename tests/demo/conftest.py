@@ -41,7 +41,7 @@ def serverDsn():
 
 @pytest.fixture
 def admin(serverDsn):
-    """Run statements beside the demo; tell what the only column of each row holds."""
+    """Run statements outside of the demo; return the first column of the rows."""
     with contextlib.closing(psycopg2.connect(serverDsn, application_name="admin")) as conn:
         conn.autocommit = True
 
@@ -54,15 +54,15 @@ def admin(serverDsn):
 
 
 @pytest.fixture
-def wishes(monkeypatch):
-    """What the demo in this process takes for Ctrl-C; signals stay as they are."""
+def stops(monkeypatch):
+    """The queue whose entries the demo in this process takes for Ctrl-C."""
     queue = SimpleQueue()
-    monkeypatch.setattr(command, "listen", lambda: queue)
+    monkeypatch.setattr(command, "catchSignals", lambda: queue)
     return queue
 
 
 class Outcome:
-    """What a run left: its exit code and what it wrote."""
+    """The outcome of a run: its exit code and what it printed."""
 
     def __init__(self, code, out, err):
         self.code = code
@@ -83,7 +83,7 @@ class Outcome:
 
 
 @pytest.fixture
-def run(wishes, serverDsn, capsys):
+def run(stops, serverDsn, capsys):
     """Run the demo in this process."""
     def runHere(*arguments, stdout=None):
         with contextlib.redirect_stdout(stdout or sys.stdout):
@@ -156,7 +156,7 @@ def processesIn(folder):
 
 @pytest.fixture
 def start(folder):
-    """Start the demo in a process of its own, which has the folder to itself."""
+    """Start the demo in another process, with the folder as its temporary folder."""
     started = []
 
     def startThere(*arguments, **options):

@@ -35,7 +35,7 @@ def test_run_on_the_embedded_server(run):
     assert number(outcome.fact("requests")) > 0
     assert "terminated all 3 backends" in outcome.fact("chaos")
     failed = outcome.fact("failed requests")
-    assert failed == "0" or failed.endswith("), all in flight when the backends were terminated")
+    assert failed == "0" or failed.endswith("), all running when the backends were terminated")
     assert number(failed) <= 3
 
 
@@ -101,8 +101,8 @@ def test_failures_before_and_after_the_chaos_are_not_blamed_on_it(serverDsn):
     load._chaosBegin, load._chaosEnd = 10.0, 11.0
     times = [(8.0, 9.0), (8.0, 10.5), (10.9, 12.0), (11.5, 12.0)]
     failures = [demo.Failure(*pair, "OperationalError") for pair in times]
-    assert load._tellFailures(failures) == (
-        "4 (OperationalError 4), 2 of them in flight when the backends were terminated")
+    assert load._formatFailures(failures) == (
+        "4 (OperationalError 4), 2 of them running when the backends were terminated")
 
 
 def test_chaos_that_fails_is_told(run, serverDsn, monkeypatch):
@@ -137,8 +137,8 @@ def test_percentiles_are_exact():
 
 
 def test_times_are_written_for_people():
-    assert demo.tellTime(0.01234) == "12.3 ms"
-    assert demo.tellTime(1234.5) == "1,234.50 s"
+    assert demo.formatTime(0.01234) == "12.3 ms"
+    assert demo.formatTime(1234.5) == "1,234.50 s"
 
 
 def test_samples_show_what_is_new_since_the_last(serverDsn):
@@ -154,7 +154,7 @@ def test_samples_show_what_is_new_since_the_last(serverDsn):
 
 # -- how it ends
 
-def test_requests_in_flight_at_the_end_are_cancelled(run, serverDsn, admin, wishes, monkeypatch):
+def test_requests_in_flight_at_the_end_are_cancelled(run, serverDsn, admin, stops, monkeypatch):
     monkeypatch.setattr(demo, "GRACE", 0.1)
     blocked = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
 
@@ -163,19 +163,19 @@ def test_requests_in_flight_at_the_end_are_cancelled(run, serverDsn, admin, wish
                                 "like 'queuepool demo%'") == [3])
         admin("select pg_advisory_lock(42)")
         awaitTrue(lambda: admin(blocked) == [3])
-        wishes.put(2)
+        stops.put(2)
 
     blocker = startThread(block)
     outcome = run("--dsn", serverDsn, "--sql", "select pg_advisory_xact_lock_shared(42)",
                   "--seconds", "1000", *SMALL)
     blocker.result()
     assert outcome.code == 0
-    assert outcome.fact("cut off at the end") == "3 cancelled, 0 that hang"
+    assert outcome.fact("not done at the end") == "3 cancelled, 0 still running"
     assert outcome.fact("failed requests") == "0"
     awaitTrue(lambda: admin(blocked) == [0])
 
 
-def test_requests_that_cannot_be_cancelled_do_not_keep_it(run, serverDsn, wishes, monkeypatch):
+def test_requests_that_cannot_be_cancelled_do_not_keep_it(run, serverDsn, stops, monkeypatch):
     monkeypatch.setattr(demo, "GRACE", 0.1)
     gate = threading.Event()
     execute = demo.Load.execute
@@ -183,7 +183,7 @@ def test_requests_that_cannot_be_cancelled_do_not_keep_it(run, serverDsn, wishes
     def hang(load, conn):
         execute(load, conn)
         if load._startedAt:
-            wishes.put(2)
+            stops.put(2)
             assert gate.wait(PATIENCE)
 
     monkeypatch.setattr(demo.Load, "execute", hang)
@@ -192,16 +192,16 @@ def test_requests_that_cannot_be_cancelled_do_not_keep_it(run, serverDsn, wishes
     gate.set()
     for thread in set(threading.enumerate()) - before:
         thread.join(PATIENCE)
-    assert number(outcome.fact("cut off at the end").split(", ")[1]) in (1, 2, 3)
+    assert number(outcome.fact("not done at the end").split(", ")[1]) in (1, 2, 3)
 
 
-def test_stop_while_the_sql_is_tried(run, serverDsn, admin, wishes, monkeypatch):
+def test_stop_while_the_sql_is_tried(run, serverDsn, admin, stops, monkeypatch):
     monkeypatch.setattr(demo, "GRACE", 0.1)
     sleeping = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'"
 
     def stop():
         awaitTrue(lambda: admin(sleeping) == [1])
-        wishes.put(2)
+        stops.put(2)
 
     stopper = startThread(stop)
     outcome = run("--dsn", serverDsn, "--sql", "select pg_sleep(1000)")
@@ -274,7 +274,7 @@ def test_no_place_for_the_server(run, monkeypatch, folder):
     monkeypatch.setattr("tempfile.tempdir", str(folder / "missing"))
     outcome = run()
     outcome.checkOneLine(1)
-    assert "no place" in outcome.err
+    assert "no temporary folder" in outcome.err
 
 
 def test_help_tells_the_exit_codes(run):
@@ -381,9 +381,9 @@ def test_server_that_was_given_up_half_started_is_ended(run, monkeypatch, folder
     assert list(folder.iterdir()) == []
 
 
-def test_server_that_ctrl_c_kept_from_starting_is_no_failure(run, monkeypatch, wishes):
+def test_server_that_ctrl_c_kept_from_starting_is_no_failure(run, monkeypatch, stops):
     def getServer(data, cleanup_mode):
-        wishes.put(2)
+        stops.put(2)
         raise OSError("interrupted")
 
     fakeServer(monkeypatch, getServer)

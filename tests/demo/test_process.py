@@ -21,7 +21,7 @@ def test_embedded_run_reports_in_plain_lines_and_leaves_nothing(start):
     assert (outcome.code, outcome.err) == (0, "")
     assert "\x1b" not in outcome.out and "\r" not in outcome.out
     assert outcome.fact("chaos").endswith("terminated all 3 backends of the pool")
-    assert outcome.fact("server connections").startswith(outcome.fact("opens") + " ever")
+    assert outcome.fact("server connections").startswith(outcome.fact("opens") + " in total")
     assert "pool closed 3" in outcome.fact("closes")
     process.checkNothingLeft()
 

@@ -3,10 +3,15 @@
 Each case is run once for every line that it executes inside the package, and a KeyboardInterrupt
 is raised before that line. The user lets go of all that was in his hands then; after that all
 slots have to be there, and whoever waits has to be served.
+
+Then each case is run once for every call at which CPython looks for signals, while something
+else refers to all resources, so that none comes back by being dropped.
 """
 
 import contextlib
 import gc
+import inspect
+import itertools
 import linecache
 import logging
 import os
@@ -28,46 +33,61 @@ FORGOTTEN = 5.0
 
 
 class Interrupter:
-    """Raise KeyboardInterrupt in this thread, before the line of the package with this number.
+    """Raises KeyboardInterrupt in this thread, before the line of the package with this number.
 
-    With ``opcodes`` before the instruction with this number: finer than signals ever come.
+    With ``isExact`` at the entry of a function or after a call of C code with this number. There
+    CPython looks for signals; between two lines without a call it does not.
     """
 
-    def __init__(self, number, opcodes=False):
+    def __init__(self, number, isExact=False):
         self.left = number
-        self.event = "opcode" if opcodes else "line"
+        self.isExact = isExact
         self.where = None
+        #: The resource whose put was interrupted before it began, if it was one.
+        self.unput = None
         self._entered = set()
 
     def __enter__(self):
-        sys.settrace(self._enterFrame)
+        if self.isExact:
+            sys.setprofile(self._stepCall)
+        else:
+            sys.settrace(self._enterFrame)
 
     def __exit__(self, *_):
         sys.settrace(None)
+        sys.setprofile(None)
         self._entered.clear()
 
-    def _enterFrame(self, frame, event, arg):
-        if not frame.f_code.co_filename.startswith(PACKAGE):
-            return None
-        frame.f_trace_opcodes = self.event == "opcode"
-        return self._step
+    def _stepCall(self, frame, event, arg):
+        if event in ("call", "c_return") and frame.f_code.co_filename.startswith(PACKAGE):
+            self._pass(frame)
 
-    def _step(self, frame, event, arg):
-        if event == self.event and self.where is None and not self._leavesWith(frame):
-            if self.left == 0:
-                self.where = (f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno} "
-                              f"{frame.f_code.co_name}")
-                self._entered.clear()
-                sys.settrace(None)
-                raise KeyboardInterrupt
-            self.left -= 1
-        return self._step
+    def _enterFrame(self, frame, event, arg):
+        return self._stepLine if frame.f_code.co_filename.startswith(PACKAGE) else None
+
+    def _stepLine(self, frame, event, arg):
+        if event == "line" and not self._leavesWith(frame):
+            self._pass(frame)
+        return self._stepLine
+
+    def _pass(self, frame):
+        if self.where is not None:
+            return
+        if self.left == 0:
+            self.where = (f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno} "
+                          f"{frame.f_code.co_name}")
+            if self.isExact:
+                self.unput = resourceToPut(frame)
+            self._entered.clear()
+            sys.settrace(None)
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+        self.left -= 1
 
     def _leavesWith(self, frame):
         """Tell whether a with-block is just left: a line event, but no signal comes there.
 
-        CPython looks for signals when a function is entered, after a call and when it jumps
-        back; between the end of the block and the call of __exit__ there is none of these.
+        Between the end of the block and the call of __exit__ there is no signal point.
         """
         line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
         if not line.startswith("with "):
@@ -78,8 +98,24 @@ class Interrupter:
         return False
 
 
+def resourceToPut(frame):
+    """Return the resource if this is the beginning of its put, where no try is reached yet.
+
+    Whoever has it puts it again. In a with statement nobody can: that is CPython's own window,
+    which it opens for signals at the entry of each function, also of ``__exit__``.
+    """
+    code = frame.f_code
+    if code.co_name not in ("put", "__exit__"):
+        return None
+    lines = itertools.takewhile(lambda line: line.strip() != "try:",
+                                inspect.getsourcelines(code)[0])
+    if frame.f_lineno >= code.co_firstlineno + len(list(lines)):
+        return None
+    return frame.f_locals["resource" if code.co_name == "put" else "self"]
+
+
 class RefusingWorld(World):
-    """Let nothing be opened while it refuses."""
+    """A world in which nothing can be opened while it refuses."""
 
     refuses = False
 
@@ -90,12 +126,15 @@ class RefusingWorld(World):
 
 
 class Stage:
-    """Hold a pool and what one case does with it."""
+    """A pool and what one case does with it."""
 
-    def __init__(self, kind):
+    def __init__(self, kind, keeps=False):
         self.world = RefusingWorld()
         self.clock = FakeClock()
         self.kind = kind
+        #: Refers to every resource if ``keeps``: none ever ends by being dropped.
+        self.kept = []
+        self.keeps = keeps
         self.pool = self.makePool()
         self.acted = threading.Event()
         self.helpers = []
@@ -104,7 +143,10 @@ class Stage:
         return Pool("p", CAPACITY, 10.0, factory=self.build, clock=self.clock)
 
     def build(self, name):
-        return self.kind(name, self.world)
+        resource = self.kind(name, self.world)
+        if self.keeps:
+            self.kept.append(resource)
+        return resource
 
     def makeUp(self):
         """Do what an application does when a slot is missing."""
@@ -112,6 +154,11 @@ class Stage:
         if self.pool.stats().idle < CAPACITY:
             for _ in range(2):
                 self.pool.recycle()
+
+    def putAgain(self, resource):
+        """Do what an application does that was interrupted before its put began."""
+        with contextlib.suppress(PoolError):
+            self.pool.put(resource)
 
     def openAll(self):
         with contextlib.ExitStack() as stack:
@@ -145,7 +192,7 @@ class Stage:
 
 
 class SeededStage(Stage):
-    """Have a pool without a factory: it keeps all its members."""
+    """A stage whose pool has no factory: it keeps all its members."""
 
     def makePool(self):
         pool = Pool("p", CAPACITY, 10.0, clock=self.clock)
@@ -465,6 +512,9 @@ CASES = [takeOpen, takeClosed, takeExpired, takeVacant, takeWhileOpenFails, take
          shrink, shrinkAndPut, grow, growWithAWaiter, startAndStopRecycler, drop, dropWithAWaiter]
 
 
+DROPPING_CASES = [takeVacant, drop, dropWithAWaiter]
+
+
 def seed(stage):
     stage.pool.resize(CAPACITY - 1)
     stage.pool.resize(CAPACITY)
@@ -483,13 +533,13 @@ def actInterrupted(act, interrupter):
         act()
 
 
-def interrupt(case, kind, number, opcodes, makeStage):
+def interrupt(case, kind, number, makeStage, keeps):
     """Run a case, interrupted before this line, and check that all is there afterwards.
 
     Returns where that was (None if it has fewer lines) and what went wrong.
     """
-    stage = makeStage(kind)
-    interrupter = Interrupter(number, opcodes)
+    stage = makeStage(kind, keeps)
+    interrupter = Interrupter(number, isExact=keeps)
     acting = case(stage)
     act = next(acting)
     running = start(actInterrupted, act, interrupter)
@@ -498,6 +548,8 @@ def interrupt(case, kind, number, opcodes, makeStage):
         running.result(FORGOTTEN)
         stage.acted.set()
         gc.collect()
+        if interrupter.unput is not None:
+            stage.putAgain(interrupter.unput)
         assert next(acting, None) is None
         stage.awaitHelpers()
         gc.collect()
@@ -511,23 +563,15 @@ def interrupt(case, kind, number, opcodes, makeStage):
 
 
 @pytest.mark.parametrize("kind", [PlainResource, FakeResource])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
-def test_interruption_at_every_line(case, kind, quietly):
-    if sys.version_info < (3, 11) and case.__name__.startswith("takeWaiting"):
-        pytest.skip("a trace function keeps all locals of a frame alive before CPython 3.11, "
-                    "so a place in line is not dropped when its frame drops it")
-    points, losses = interruptEverywhere(case, kind)
-    print(f"{points} interruptions, {points - len(losses)} survived")
-    assert not losses, "\n".join(losses)
-    assert points > 3
-
-
-@pytest.mark.parametrize("kind", [PlainResource, FakeResource])
-@pytest.mark.parametrize("case", SEEDED_CASES, ids=lambda case: case.__name__)
-def test_interruption_of_a_seeded_pool_leaves_room_and_is_told(case, kind, quietly):
-    if sys.version_info < (3, 11) and case.__name__.startswith("takeWaiting"):
-        pytest.skip("as above")
-    points, losses = interruptEverywhere(case, kind, makeStage=SeededStage)
+@pytest.mark.parametrize("keeps", [False, True], ids=["", "kept"])
+@pytest.mark.parametrize(
+    "case, makeStage", [(case, Stage) for case in CASES] + [
+        (case, SeededStage) for case in SEEDED_CASES],
+    ids=lambda value: value.__name__)
+def test_interruption_at_every_line(case, makeStage, keeps, kind, quietly):
+    if keeps and case in DROPPING_CASES:
+        pytest.skip("what somebody else refers to is not dropped")
+    points, losses = interruptEverywhere(case, kind, makeStage, keeps)
     print(f"{points} interruptions, {points - len(losses)} survived")
     assert not losses, "\n".join(losses)
     assert points > 3
@@ -543,10 +587,10 @@ def checkAllClosed(pool, world):
     assert abs(stats.opens - stats.closes) <= 1, stats
 
 
-def interruptEverywhere(case, kind, opcodes=False, makeStage=Stage):
+def interruptEverywhere(case, kind, makeStage, keeps):
     points, losses = 0, []
     while True:
-        where, loss = interrupt(case, kind, points, opcodes, makeStage)
+        where, loss = interrupt(case, kind, points, makeStage, keeps)
         if loss is not None:
             losses.append(f"{case.__name__}, interrupted at {where}: {loss}")
         if where is None:
@@ -562,7 +606,7 @@ def quietly(monkeypatch, caplog):
     caplog.set_level(logging.CRITICAL, "queuepool")
     gc.collect()
     gc.freeze()
-    # An interruption of a weak reference's callback goes here.
+    # An interruption of a finalizer goes here.
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)

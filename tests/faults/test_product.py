@@ -17,15 +17,15 @@ OUTCOMES = ("returns", "fails", "is interrupted", "is slow")
 
 
 class Interruption(BaseException):
-    """Be what no hook expects: no Exception."""
+    """What no hook is expected to raise: no Exception."""
 
 
 class Refused(Exception):
-    """Be what a user's with-block raises."""
+    """What a user's with-block raises."""
 
 
 class StrictWorld(World):
-    """See at every open that no more is open than the capacity allows."""
+    """A world that checks at every open that no more is open than the capacity allows."""
 
     def open(self):
         handle = super().open()
@@ -35,7 +35,7 @@ class StrictWorld(World):
 
 
 class Case:
-    """One combination: a pool whose hooks do once each what is asked of them."""
+    """One combination: a pool each of whose hooks does once what is asked of it."""
 
     def __init__(self, outcomes, isRecycled, isAwaited):
         self.outcomes = outcomes
@@ -82,7 +82,7 @@ class Case:
             self.letThroughUntil(lambda: pool.stats().open == 0)
         self.await_([start(self.use) for _ in range(CAPACITY)])
         if self.isRecycled:
-            assert pool._recycler["thread"].isAlive, "a hook ended the recycler"
+            assert pool._recycler.isRunning, "a hook ended the recycler"
         self.await_([start(pool.stopRecycler)])
         for resource in self.resources:
             resource.script = {}

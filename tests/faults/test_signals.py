@@ -16,7 +16,7 @@ from queuepool import Pool, PoolTimeout
 from tests.helpers import FakeResource, Handle, PlainResource, World, checkWhole
 
 warnings.simplefilter("ignore", ResourceWarning)  # what an interruption dropped
-sys.unraisablehook = lambda unraisable: None  # an interruption of a weak reference's callback
+sys.unraisablehook = lambda unraisable: None  # an interruption of a finalizer
 CAPACITY, SIGNALS = 4, 2000
 world = World()
 kinds = [PlainResource, FakeResource]

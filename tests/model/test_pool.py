@@ -4,6 +4,7 @@ The model is written from what is promised: two lists, a few numbers. After each
 to agree with it in everything: order, openness, ages, limits, counters.
 """
 
+import itertools
 import os
 from collections import Counter
 
@@ -25,12 +26,16 @@ class Failure(Exception):
 
 
 class Short(Resource):
-    """Fail once in each hook that is named in ``failing``; without repair hooks."""
+    """A resource without repair hooks that fails once in each hook named in ``failing``.
+
+    What is in ``whileClosing`` is called in the middle of its next close.
+    """
 
     def __init__(self, name, world):
         super().__init__(name)
         self.world = world
         self.failing = set()
+        self.whileClosing = []
 
     def failIfTold(self, hook):
         if hook in self.failing:
@@ -46,6 +51,8 @@ class Short(Resource):
     def close(self):
         handle, self.resource = self.resource, None
         self.world.close(handle)
+        while self.whileClosing:
+            self.whileClosing.pop()()
         self.failIfTold("close")
         super().close()
 
@@ -61,15 +68,16 @@ class Long(Short):
 
 
 class Item:
-    """Be a resource of the model."""
+    """A resource of the model."""
 
     def __init__(self, name, real=None):
         self.name = name
-        self.real = real  # None: the factory has not built it yet
+        self.real = real  # None: the factory builds it
         self.failing = set()
         self.isOpen = False
         self.openedAt = self.lastUsedAt = self.takenAt = None
         self.isValid = True
+        self.hasFailed = False
         self.uses = 0
 
     def failsIn(self, hook):
@@ -80,9 +88,10 @@ class Item:
 
 
 class Model:
-    """Be a pool, without threads: ``open`` and ``closed`` are stacks, the last is taken next."""
+    """A pool without threads. Of ``open`` and ``closed`` the last is taken next."""
 
-    def __init__(self, capacity, maxIdleTime, maxOpenTime, maxUsageCount, minOpen, isClosing, kind):
+    def __init__(self, capacity, maxIdleTime, maxOpenTime, maxUsageCount, minOpen, isClosing, kind,
+                 hasFactory):
         self.capacity = capacity
         self.maxIdleTime = maxIdleTime
         self.maxOpenTime = maxOpenTime
@@ -90,23 +99,40 @@ class Model:
         self.minOpen = minOpen
         self.isClosing = isClosing
         self.kind = kind
+        self.hasFactory = hasFactory
         self.now = 1000.0
         self.open = []
         self.closed = []
         self.taken = []
+        self.held = []
         self.gone = []
         self.isClosed = False
+        self.built = 0
+        self.joining = itertools.count()
         self.counters = Counter()
         self.closes = Counter()
         self.useTime = self.useMax = 0.0
+        self.leaving = []
+        #: What happens in the middle of the next close because the capacity shrank.
+        self.whileShrinking = []
 
     @property
     def members(self):
-        return self.open + self.closed + self.taken
+        return self.open + self.closed + self.taken + self.held
 
     @property
-    def isOverfull(self):
-        return len(self.members) > self.capacity
+    def countOpen(self):
+        return sum(item.isOpen for item in self.members)
+
+    @property
+    def hasSurplus(self):
+        return len(self.members) - len(self.leaving) > self.capacity
+
+    @property
+    def room(self):
+        """How many the factory may still build."""
+        hasRoom = self.hasFactory and not self.isClosed
+        return max(0, self.capacity - len(self.members)) if hasRoom else 0
 
     def due(self, item):
         if not item.isOpen:
@@ -121,13 +147,29 @@ class Model:
             return Reason.IDLE
         return None
 
+    def pick(self, *sources):
+        """Get something into the hand: out of these lists, else newly built if there is room."""
+        for items in sources:
+            if items:
+                item = items.pop()
+                break
+        else:
+            if not self.room:
+                return None
+            item = Item(f"p-{self.built}")
+            self.built += 1
+            item.joinedAs = next(self.joining)
+        self.held.append(item)
+        return item
+
     def openIt(self, item):
         """Tell whether it opened."""
-        item.uses = 0
-        if item.failsIn("open"):
+        item.hasFailed = item.failsIn("open")
+        if item.hasFailed:
             self.counters["openErrors"] += 1
             return False
         item.isOpen = item.isValid = True
+        item.uses = 0
         item.openedAt = item.lastUsedAt = self.now
         self.counters["opens"] += 1
         return True
@@ -140,47 +182,63 @@ class Model:
         if item.failsIn("close"):
             self.counters["closeErrors"] += 1
 
-    def layDown(self, item):
-        """Lay down what is in no list now, or let it go."""
-        isOverfull = len(self.members) + 1 > self.capacity
-        if self.isClosed or isOverfull:
-            self.closeIt(item, Reason.POOL_CLOSED if self.isClosed else Reason.SHRUNK)
+    def release(self, item):
+        """Make idle what is held, or let it go."""
+        if self.isClosed:
+            self.closeIt(item, Reason.POOL_CLOSED)
+        elif self.hasSurplus:
+            self.leaving.append(item)
+            if item.isOpen and self.whileShrinking:
+                self.whileShrinking.pop()()
+            self.closeIt(item, Reason.SHRUNK)
+            self.leaving.remove(item)
+        self.held.remove(item)
+        if self.isClosed or len(self.members) >= self.capacity:
             self.gone.append(item)
+        elif item.isOpen:
+            self.open.append(item)
+        elif item.hasFailed:
+            self.closed.insert(0, item)  # others are tried first
         else:
-            (self.open if item.isOpen else self.closed).append(item)
+            self.closed.append(item)
 
     def take(self):
         """Return the item taken, or the error that take raises."""
         if self.isClosed:
             return PoolClosed
-        if not self.open and not self.closed:
-            self.counters["timeouts"] += 1
-            return PoolTimeout
-        item = (self.open or self.closed).pop()
+        hasExpired = False
         while True:
-            self.closeIt(item, self.due(item))
+            item = self.pick(self.open, self.closed)
+            if item is None:
+                self.counters["timeouts"] += 1
+                return PoolTimeout
+            reason = self.due(item)
+            hasExpired = reason is not None
+            self.closeIt(item, reason)
             if self.kind is Long and item.failsIn("takeRepair"):
                 self.closeIt(item, Reason.REPAIR)
-                self.layDown(item)
+                self.release(item)
                 return Failure
             if item.isOpen:
                 break
-            if self.open:
-                aside, item = item, self.open.pop()
-                self.layDown(aside)
+            # An open one is better; but of several that have expired a take closes one only.
+            if self.open and not (hasExpired and self.due(self.open[-1])):
+                self.release(item)
             elif self.openIt(item):
                 break
             else:
-                self.layDown(item)
+                self.release(item)
                 return Failure
         item.uses += 1
         item.takenAt = self.now
         self.counters["takes"] += 1
+        self.held.remove(item)
         self.taken.append(item)
         return item
 
     def put(self, item, error=None):
         self.taken.remove(item)
+        self.held.append(item)
         used = self.now - item.takenAt
         self.useTime += used
         self.useMax = max(self.useMax, used)
@@ -191,58 +249,78 @@ class Model:
             reason = Reason.EXCEPTION
         self.finish(item, reason)
 
+    def seed(self, item):
+        item.joinedAs = next(self.joining)
+        self.held.append(item)
+        self.finish(item)
+
     def finish(self, item, reason=None):
         self.closeIt(item, reason)
         if self.kind is Long and item.failsIn("putRepair"):
             self.closeIt(item, Reason.REPAIR)
-        self.layDown(item)
+        self.release(item)
 
-    def closeByUser(self, item, reason):
+    def closeByUser(self, item):
         item.isOpen = False
-        self.closes[reason] += 1
+        self.closes[Reason.USER] += 1
 
-    def closeDue(self):
-        for item in list(self.open):
-            reason = self.due(item)
-            if reason is not None:
-                self.open.remove(item)
-                self.closeIt(item, reason)
-                self.layDown(item)
+    def closeDue(self, minOpen=0):
+        """Close what is due among the idle; another is opened first if minOpen would be missed."""
+        for item in sorted(filter(self.due, self.open),
+                           key=lambda item: (item.lastUsedAt, item.joinedAs)):
+            self.open.remove(item)
+            self.held.append(item)
+            if self.countOpen > minOpen or self.openAnother():
+                self.closeIt(item, self.due(item))
+            elif not self.closed and not self.room:
+                self.closeIt(item, self.due(item))
+                self.openIt(item)
+            self.release(item)
+
+    def openAnother(self):
+        item = self.pick(self.closed)
+        isOpened = item is not None and self.openIt(item)
+        if item is not None:
+            self.release(item)
+        return isOpened
 
     def recycle(self):
-        self.closeDue()
-        missing = min(self.minOpen, self.capacity) - sum(item.isOpen for item in self.members)
-        while missing > 0 and self.closed and not self.isClosed:
-            item = self.closed.pop()
-            missing = missing - 1 if self.openIt(item) else 0
-            self.layDown(item)
+        if not self.isClosed:
+            self.closeDue(self.minOpen)
+            while self.countOpen < self.minOpen and self.openAnother():
+                pass
+
+    def warm(self):
+        """Return how many are open, or the error that warm raises."""
+        if self.isClosed and self.countOpen < max(1, self.minOpen):
+            return PoolClosed
+        while self.countOpen < max(1, self.minOpen):
+            errors = self.counters["openErrors"]
+            if not self.openAnother():
+                return self.countOpen if self.counters["openErrors"] == errors else Failure
+        return self.countOpen
 
     def invalidate(self):
+        """Return how many are still open."""
         for item in self.members:
             item.isValid = False
         self.closeDue()
+        return self.countOpen
 
-    def resize(self, capacity, hasFactory):
+    def resize(self, capacity):
         self.capacity = capacity
-        while self.isOverfull and (self.closed or self.open):
-            item = self.closed.pop() if self.closed else self.open.pop(0)
-            self.closeIt(item, Reason.SHRUNK)
-            self.gone.append(item)
-        if hasFactory:
-            self.fill()
+        while self.hasSurplus and (self.closed or self.open):
+            self.releaseOldest()
 
-    def fill(self):
-        names = {item.name for item in self.members}
-        for number in range(2 * self.capacity + len(names)):
-            if len(self.members) < self.capacity and f"p-{number}" not in names:
-                self.closed.append(Item(f"p-{number}"))
+    def releaseOldest(self):
+        item = self.closed.pop() if self.closed else self.open.pop(0)
+        self.held.append(item)
+        self.release(item)
 
     def close(self):
         self.isClosed = True
-        while self.open or self.closed:
-            item = (self.open or self.closed).pop()
-            self.closeIt(item, Reason.POOL_CLOSED)
-            self.gone.append(item)
+        while self.closed or self.open:
+            self.releaseOldest()
         return len(self.taken)
 
 
@@ -256,7 +334,7 @@ RULES = [
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """Do the same to both."""
+    """Does the same to the pool and to its model."""
 
     @initialize(
         capacity=st.integers(1, 4), maxIdleTime=st.sampled_from([None, 5, 10]),
@@ -269,21 +347,16 @@ class PoolMachine(RuleBasedStateMachine):
         minOpen = min(minOpen, capacity)
         self.world = World()
         self.clock = FakeClock()
-        self.hasFactory = hasFactory
         self.built = {}
         self.seeds = 0
         self.model = Model(
             capacity, *[float("inf") if limit is None else limit
                         for limit in (maxIdleTime, maxOpenTime, maxUsageCount)],
-            minOpen, isClosing, kind)
+            minOpen, isClosing, kind, hasFactory)
         self.pool = Pool("p", capacity, maxIdleTime, maxOpenTime, maxUsageCount, rule,
                          factory=self.build if hasFactory else None, minOpen=minOpen,
                          clock=self.clock)
         self.other = Pool("other", 1, factory=PlainResource)
-        if hasFactory:
-            self.model.fill()
-            self.model.closed.reverse()  # the first is handed out first
-            self.learn()
 
     def build(self, name):
         self.built[name] = self.model.kind(name, self.world)
@@ -333,8 +406,7 @@ class PoolMachine(RuleBasedStateMachine):
                 self.wait(seconds)
                 if userCloses and "close" not in real.failing:
                     real.close()
-                    self.model.closeByUser(
-                        expected, Reason.USER if error is None else Reason.EXCEPTION)
+                    self.model.closeByUser(expected)
                 self.model.put(expected, error)
                 if error is not None:
                     raise error
@@ -343,24 +415,21 @@ class PoolMachine(RuleBasedStateMachine):
         else:
             assert error is None
 
-    @precondition(lambda self: self.model.open + self.model.closed + self.model.gone)
+    @precondition(lambda self: self.model.open + self.model.closed)
     @rule(data=st.data())
     def doublePut(self, data):
-        model = self.model
-        items = [item for item in model.open + model.closed + model.gone if item.real is not None]
-        if items:
-            with pytest.raises(PoolError, match="cannot be put, it is not taken but"):
-                self.pool.put(data.draw(st.sampled_from(items)).real)
+        item = data.draw(st.sampled_from(self.model.open + self.model.closed))
+        with pytest.raises(PoolError, match="is idle in the pool, not checked out"):
+            self.pool.put(item.real)
 
     @rule(data=st.data())
     def foreignPut(self, data):
         with self.other.take() as foreign:
             with pytest.raises(PoolError, match="'other-0' belongs to pool 'other'"):
                 self.pool.put(foreign)
-        items = [item for item in self.model.members if item.real is not None]
-        if items:
+        if self.model.members:
             with pytest.raises(PoolError, match="belongs to pool 'p'"):
-                self.other.put(data.draw(st.sampled_from(items)).real)
+                self.other.put(data.draw(st.sampled_from(self.model.members)).real)
 
     @rule()
     def seed(self):
@@ -372,7 +441,7 @@ class PoolMachine(RuleBasedStateMachine):
         elif len(model.members) >= model.capacity:
             expected = PoolError
         else:
-            model.finish(item)
+            model.seed(item)
             self.pool.put(item.real)
             return
         with pytest.raises(expected) as caught:
@@ -386,7 +455,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(data=st.data(), hook=st.sampled_from(["open", "close", "takeRepair", "putRepair"]))
     def failTheNext(self, data, hook):
-        items = [item for item in self.model.members if item.real is not None]
+        items = self.model.members
         if items and (self.model.kind is Long or hook in ("open", "close")):
             item = data.draw(st.sampled_from(items))
             item.failing.add(hook)
@@ -400,8 +469,17 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule()
     def invalidate(self):
-        self.model.invalidate()
-        self.pool.invalidate()
+        assert self.model.invalidate() == self.pool.invalidate()
+
+    @rule()
+    def warm(self):
+        expected = self.model.warm()
+        if isinstance(expected, int):
+            assert self.pool.warm() == expected
+        else:
+            with pytest.raises(expected):
+                self.pool.warm()
+        self.learn()
 
     @rule(capacity=st.integers(1, 5))
     def resize(self, capacity):
@@ -409,8 +487,27 @@ class PoolMachine(RuleBasedStateMachine):
             with pytest.raises(PoolClosed):
                 self.pool.resize(capacity)
         else:
-            self.model.resize(capacity, self.hasFactory)
+            self.model.resize(capacity)
             self.pool.resize(capacity)
+
+    @precondition(lambda self: not self.model.isClosed and len(self.model.open) > 1)
+    @rule(capacity=st.integers(1, 3), later=st.integers(1, 5))
+    def resizeWhileItShrinks(self, capacity, later):
+        """The capacity is changed again in the middle of the first close of a shrink."""
+        def resizeAgain():
+            for real in reals:
+                real.whileClosing.clear()
+            self.pool.resize(later)
+
+        reals = [item.real for item in self.model.open]
+        for real in reals:
+            real.whileClosing.append(resizeAgain)
+        self.model.whileShrinking.append(lambda: self.model.resize(later))
+        self.model.resize(capacity)
+        self.pool.resize(capacity)
+        self.model.whileShrinking.clear()
+        for real in reals:
+            real.whileClosing.clear()
 
     @precondition(lambda self: self.model.counters["takes"] > 5)
     @rule()
@@ -425,7 +522,7 @@ class PoolMachine(RuleBasedStateMachine):
             return
         model, stats, queue = self.model, self.pool.stats(), self.pool._queue
         assert (self.pool.closed, self.pool.capacity) == (model.isClosed, model.capacity)
-        for real, expected in (queue.open, model.open), (queue.closed.values(), model.closed):
+        for real, expected in (queue.open, model.open), (queue.closed, model.closed):
             assert [resource.name for resource in real] == [item.name for item in expected]
         for name in "takes", "opens", "openErrors", "closeErrors", "timeouts":
             assert getattr(stats, name) == model.counters[name], name
@@ -433,9 +530,9 @@ class PoolMachine(RuleBasedStateMachine):
         assert stats.closes == sum(model.closes.values())
         assert (stats.useTime, stats.useMax) == (model.useTime, model.useMax)
         assert (stats.waiting, stats.waits, stats.waitTime) == (0, 0, 0.0)
-        live = sum(item.isOpen for item in model.members)
+        live = model.countOpen
         assert (stats.open, stats.idle, stats.taken) == (
-            live, len(model.open) + len(model.closed), len(model.taken))
+            live, len(model.open) + len(model.closed) + model.room, len(model.taken))
         assert stats.opens - stats.closes == self.world.live == live
         assert not self.world.wrongs
 
@@ -445,8 +542,6 @@ class PoolMachine(RuleBasedStateMachine):
             return
         for item in self.model.members + self.model.gone:
             real, now = item.real, self.model.now
-            if real is None:
-                continue
             assert real.isOpen == item.isOpen
             assert real.usageCount == item.uses or item in self.model.gone
             if item.isOpen:

@@ -1,4 +1,4 @@
-"""The way to a server over a loopback port, on which all can go wrong that can on a network."""
+"""A TCP proxy on a loopback port that can fail in all the ways in which a network can."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ _KEEP_NOTHING_AT = ctypes.addressof(_KEEP_NOTHING)
 
 
 class Proxy:
-    """Listen on a loopback port and pass everything on to another address.
+    """A proxy on a loopback port that passes everything on to another address.
 
     One thread does all, so that what is called from outside has happened when it returns.
 
@@ -152,7 +152,7 @@ class Proxy:
 
 
 class Link:
-    """Be one connection through the proxy, with a side to the client and one to the server."""
+    """A connection through the proxy, with one side to the client and one to the server."""
 
     def __init__(self, proxy):
         self.proxy = proxy
@@ -222,7 +222,7 @@ def mayDrop():
 
 
 class Side(asyncio.Protocol):
-    """Be one end of a link."""
+    """One end of a link."""
 
     def __init__(self, link):
         self.link = link

@@ -1,4 +1,4 @@
-"""A PostgreSQL of one's own on a loopback port: to be stopped, killed, frozen and started again."""
+"""A PostgreSQL server on a loopback port that a test may stop, kill, freeze and start again."""
 
 import contextlib
 import os
@@ -30,7 +30,7 @@ OPTIONS = {
 
 
 class Server:
-    """Run the server program ``bin``/postgres on a folder of its own; used in a with statement.
+    """A run of the server program ``bin``/postgres in its own folder, for a with statement.
 
     The port stays the same from one start to the next.
     """

@@ -1,12 +1,14 @@
 """How connections are opened: arguments, defaults, secrets, and where no server answers."""
 
 import contextlib
+import inspect
 import json
 import logging
 import os
 import subprocess
 import sys
 import textwrap
+import traceback
 
 import psycopg2
 import psycopg2.extras
@@ -91,7 +93,7 @@ def test_the_pools_own_options_reach_the_pool(makePool):
 def test_defaults_of_the_pool():
     pool = ConnectionPool("pool", 1)
     assert pool.takeTimeout == 30.0
-    assert pool._jitter == 0.1
+    assert inspect.signature(ConnectionPool).parameters["jitter"].default == 0.1
     assert pool.closeOnException(psycopg2.InterfaceError())
     assert not pool.closeOnException(KeyError())
 
@@ -101,10 +103,26 @@ def test_defaults_of_the_pool():
     (dict(dsn="nonsense"), psycopg2.ProgrammingError, "missing"),
     (dict(factory=Connection), TypeError, "factory"),
     (dict(jitter=2), ValueError, "jitter"),
+    (dict(pingTime="1"), ValueError, "pingTime must be None or a number of seconds >= 0, not a v"),
+    (dict(pingTime=True), ValueError, "not a value of type bool"),
+    (dict(pingTimeout=-1), ValueError, "pingTimeout must be .* not -1"),
+    *((dict(reset=reset), ValueError, "reset must be None, 'discard' or a callable")
+      for reset in ("rollback", 1, True)),
 ])
 def test_wrong_options_are_refused_when_the_pool_is_made(options, error, text):
     with pytest.raises(error, match=text):
         ConnectionPool("pool", 1, **options)
+
+
+@pytest.mark.parametrize("dsn", [
+    "open-sesame", "host=here password=my open-sesame", "postgresql://me:open-sesame@[::1/db",
+    "postgresql://me:open-sesame%@here/db", "postgresql://me:open-sesame@here/db?nonsense"])
+@pytest.mark.parametrize("isCallable", [False, True])
+def test_a_wrong_dsn_is_not_printed(dsn, isCallable):
+    with pytest.raises(psycopg2.ProgrammingError) as caught:
+        ConnectionPool("pool", 1, (lambda: dsn) if isCallable else dsn).take()
+    printed = "".join(traceback.format_exception(caught.value))
+    assert "sesame" not in printed and '"..."' in printed
 
 
 def test_factories_of_the_driver_are_handed_on(makePool):

@@ -218,8 +218,8 @@ def test_silence_costs_one_ping_timeout(frailPool, server, proxy, proxyDsn, sile
     ways = [proxyDsn]
     pool = frailPool(10, lambda: ways[-1], pingTime=0.05, pingTimeout=1.0)
     old = takeAll(pool)
-    awaitTrue(lambda: pool._clock() > max(
-        slot.lastUsedAt for slot in pool._queue.members.values()) + 0.1)
+    returnedAt = pool.clock()
+    awaitTrue(lambda: pool.clock() > returnedAt + 0.1)
     if silence == "freeze":
         server.freeze()
         thaw = threading.Timer(1.1, server.thaw)  # past the time-out, while one connects

@@ -37,7 +37,7 @@ admin_users = postgres
 
 
 class Bouncer:
-    """Run a PgBouncer before a server, with as many connections to it as ``size`` says."""
+    """A PgBouncer before a server, with ``size`` connections to it."""
 
     def __init__(self, server, mode, size):
         self._place = socket.socket()  # keeps the port while it is not listened on

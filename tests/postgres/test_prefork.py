@@ -110,7 +110,7 @@ def write(path, text):
 
 
 class Master:
-    """Run a program that forks in a session of its own, and nothing of it at the end."""
+    """A program that forks, in its own process session; all of that is killed at the end."""
 
     def __init__(self, folder, dsn, *command, **kwargs):
         self._log = folder / "log"
@@ -166,7 +166,7 @@ def seen(admin):
 
 
 def checkAtWork(master, admin, seen):
-    """Let the jobs go on when as many are under way as there are workers; see who is there."""
+    """Let the jobs go on when each worker runs one; check which connections there are."""
     held = "from pg_locks where locktype = 'advisory' and not granted"
     for _ in range(JOBS // WORKERS):
         master.awaitTrue(lambda: admin.value("select count(*) " + held) == WORKERS)
@@ -180,7 +180,7 @@ def checkAtWork(master, admin, seen):
 
 
 def checkEnd(master, admin, seen):
-    """Have it end in peace, and see who used what."""
+    """Have it end by SIGTERM, and check which process used which backend."""
     assert master.end() == 0
     awaitTrue(lambda: admin.backends() == 0)
     ours = seen("process, backend", "work = 'import'")

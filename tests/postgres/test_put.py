@@ -401,12 +401,6 @@ def test_a_discard_on_a_lost_connection_closes_it(makePool, admin):
         run(other, "select 1")
 
 
-@pytest.mark.parametrize("reset", ["rollback", 1, True])
-def test_another_reset_is_refused(makePool, reset):
-    with pytest.raises(ValueError, match="reset is None, 'discard' or a callable"):
-        makePool(reset=reset).take()
-
-
 def test_of_a_closed_connection_it_is_not_known_that_it_was_read_only_by_choice(dsn):
     conn = psycopg2.connect(dsn)
     conn.close()

@@ -1,5 +1,6 @@
 """What take hands out: a connection that lives, known without asking the server."""
 
+import gc
 import os
 import select
 import socket
@@ -9,7 +10,8 @@ import psycopg2
 import pytest
 
 from queuepool import Pool, Reason
-from queuepool.psycopg2 import Connection
+from queuepool.psycopg2 import Connection, ConnectionPool
+from queuepool.psycopg2cm import ConnectionManager
 from tests.helpers import awaitTrue, runTogether
 
 
@@ -233,7 +235,7 @@ def test_a_silent_cut_costs_one_ping_timeout_and_not_one_a_connection(
 
 def test_a_ping_that_just_came_too_late_is_a_failed_one(makePool, clock, monkeypatch):
     class LateTimer(threading.Timer):
-        """Fire when the answer is there already."""
+        """A timer that fires although the answer has arrived."""
 
         def cancel(self):
             self.function()
@@ -260,6 +262,21 @@ def test_a_pool_of_ones_own_may_be_filled_with_connections(dsn, admin):
             assert admin.backends() == 2
 
 
+@pytest.mark.parametrize("make", [Connection, ConnectionManager])
+def test_a_connection_that_was_dropped_is_closed_and_used_again(dsn, admin, caplog, make):
+    with Pool("pool", 1, factory=lambda name: make(
+            name, application_name=name, dsn=dsn)) as pool:
+        pool.take()
+        gc.collect()  # where there is no count of references
+        with pytest.warns(ResourceWarning, match="'pool-0' was taken and dropped"):
+            pool.recycle()
+        assert "'pool-0' was taken and dropped without being returned" in caplog.text
+        awaitTrue(lambda: admin.backends() == 0)
+        assert pool.stats().closesByReason[Reason.DROPPED] == 1
+        with pool.take() as target:
+            ask(target.resource if make is ConnectionManager else target)
+
+
 def test_fifty_threads_share_ten_connections(makePool, admin):
     pool = makePool(10)
     admin.query("create table done (worker int, number int)")
@@ -275,3 +292,37 @@ def test_fifty_threads_share_ten_connections(makePool, admin):
     assert admin.value("select count(distinct (worker, number)) from done") == 500
     stats = pool.stats()
     assert stats.takes == 500 and stats.opens <= 10 and admin.backends() == stats.open
+
+
+# -- what was meant for the connection, asked of something else
+
+@pytest.mark.parametrize("name", ["cursor", "commit", "rollback", "execute"])
+@pytest.mark.parametrize("make, how", [
+    (ConnectionPool, "with pool.take() as conn"), (Connection, "with pool.take() as conn"),
+    (ConnectionManager, "manager.resource")])
+def test_where_to_find_an_attribute_of_the_connection(make, how, name):
+    thing = make("thing", *([1] if make is ConnectionPool else []))
+    with pytest.raises(AttributeError) as caught:
+        getattr(thing, name)
+    assert str(caught.value).startswith(f"{make.__name__!r} object has no attribute {name!r}; ")
+    assert how in str(caught.value)
+    assert not hasattr(thing, name) and not hasattr(make, name)
+
+
+def test_a_pool_has_no_autocommit_though_its_connections_have():
+    with pytest.raises(AttributeError, match="with pool.take.. as conn: conn.autocommit"):
+        ConnectionPool("pool", 1).autocommit
+    assert Connection("one", autocommit=True).autocommit
+
+
+def test_a_subclass_may_have_what_is_elsewhere():
+    class Own(Connection):
+        def cursor(self):
+            return "own"
+
+        def __getattr__(self, name):
+            return name
+
+    own = Own("own")
+    own.rollback = "set"
+    assert (own.cursor(), own.rollback, own.commit) == ("own", "set", "commit")

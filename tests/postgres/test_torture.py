@@ -1,6 +1,6 @@
-"""The long run: threads at work while everything that can go wrong does, and nothing is lost.
+"""The long run: threads make requests during all kinds of faults, and nothing is lost.
 
-QUEUEPOOL_TORTURE_SECONDS (10) says for how long, QUEUEPOOL_TORTURE_SEED repeats a course of faults.
+QUEUEPOOL_TORTURE_SECONDS (10): how long there are faults. QUEUEPOOL_TORTURE_SEED: repeats a run.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ LAG = 0.1
 
 
 class Shift:
-    """Let those who work rest for a while, all of them."""
+    """A switch that has all worker threads pause for a while."""
 
     def __init__(self):
         self.isOver = False
@@ -57,9 +57,9 @@ class Shift:
 
 
 class Faults:
-    """Do harm at random, and keep account of when it began and when it was over.
+    """Faults in a random order, and the times from when to when each one lasted.
 
-    Some befall connections that are idle, all of them: then no request may notice.
+    Some happen while all connections are idle: then no request may fail.
     """
 
     def __init__(self, shift, server, proxy, seed):
@@ -173,7 +173,7 @@ class Faults:
 
 
 class Request:
-    """Write a row in a transaction, and read it back on another checkout; note what came of it."""
+    """A request that writes a row, reads it back on another checkout, and notes the outcome."""
 
     def __init__(self, pool, key):
         self.pool = pool

@@ -6,7 +6,7 @@ import threading
 
 
 class Wire:
-    """Listen on a loopback port and pass all on to a unix socket.
+    """A loopback port from which everything is passed on to a unix socket.
 
     ``said`` is all that clients sent. While it is held, nothing passes in either direction and
     nobody is told: a silent cut. With ``keepsEnds`` a client learns that the server ended its

@@ -9,8 +9,19 @@ import warnings
 import pytest
 
 from queuepool import Pool, PoolTimeout, Reason
-from tests.helpers import (PATIENCE, FakeResource, PlainResource, awaitWaiting, checkClosed,
+from tests.helpers import (PATIENCE, FakeResource, PlainResource, World, awaitWaiting, checkClosed,
                            checkWhole, runTogether, start)
+
+
+class LastingWorld(World):
+    """A world whose handles end only when they are closed.
+
+    The collector clears weak references to everything in a cycle, also to what comes back.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._live = set()
 
 
 def makePool(world, capacity=1, kind=PlainResource, **options):
@@ -19,7 +30,7 @@ def makePool(world, capacity=1, kind=PlainResource, **options):
 
 @pytest.fixture
 def told():
-    """Collect the warnings: one raised as an error in a weak reference's callback is lost."""
+    """Collect the warnings."""
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         yield told
@@ -29,35 +40,72 @@ def takeAndDrop(pool):
     pool.take(timeout=0)
 
 
-def test_dropped_slot_is_filled_anew_with_a_factory(world, told):
-    pool = makePool(world)
+@pytest.mark.parametrize("isSeeded", [False, True], ids=["factory", "seeded"])
+@pytest.mark.parametrize("kind", [PlainResource, FakeResource])
+def test_dropped_comes_back_and_is_closed_before_it_is_used_again(world, told, caplog, kind,
+                                                                  isSeeded):
+    pool = Pool("p", 1) if isSeeded else makePool(world, kind=kind)
+    if isSeeded:
+        pool.put(kind("a", world))
     takeAndDrop(pool)
-    assert world.live == 0
     stats = pool.stats()
-    assert stats.taken == 0 and stats.idle == 1
-    assert stats.closesByReason[Reason.DROPPED] == 1
+    assert (stats.taken, stats.idle, world.live) == (0, 1, 1)
+    assert not told and not caplog.records  # the finalizer says nothing
+    with pool.take(timeout=0):
+        assert world.live == 1
+        assert (world.opened, world.closed) == (2, 1)
+    assert pool.stats().closesByReason[Reason.DROPPED] == 1
     assert [warning.category for warning in told] == [ResourceWarning]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
     checkWhole(pool, world)
-    checkClosed(pool)
+    checkClosed(pool, world)
 
 
-def test_dropped_slot_is_free_for_seeding_without_a_factory(world, told, caplog):
+@pytest.mark.parametrize("upkeep", ["recycle", "resize", "close"])
+def test_upkeep_closes_what_was_dropped(world, told, upkeep):
+    pool = makePool(world, 2)
+    takeAndDrop(pool)
+    getattr(pool, upkeep)(*[1] if upkeep == "resize" else [])
+    assert world.live == 0
+    assert pool.stats().closesByReason[Reason.DROPPED] == len(told) == 1
+    checkClosed(pool, world)
+
+
+def test_a_seeded_pool_loses_no_member_by_drops(world, told):
     pool = Pool("p", 2)
     pool.put(PlainResource("a", world))
     pool.put(PlainResource("b", world))
-    takeAndDrop(pool)
-    assert pool.stats().idle == 1
-    assert not caplog.records  # the collector does not log
-    pool.put(PlainResource("c", world))
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "'b'" in caplog.text and "put another" in caplog.text
+    for _ in range(10):
+        takeAndDrop(pool)
+    with pool.take(timeout=0) as one, pool.take(timeout=0) as other:
+        assert {one.name, other.name} == {"a", "b"}
+    assert pool.stats().closesByReason[Reason.DROPPED] == len(told) == 10
     checkWhole(pool, world)
-    checkClosed(pool)
+    checkClosed(pool, world)
+
+
+def test_what_was_dropped_has_all_its_attributes_when_it_is_back(world, told):
+    """It is another object then; what refers to the old one sees the same attributes."""
+    class Slotted(PlainResource):
+        __slots__ = ("number",)
+
+    pool = Pool("p", 1)
+    resource = Slotted("a", world)
+    resource.number, resource.note = 7, []
+    pool.put(resource)
+    del resource
+    takeAndDrop(pool)
+    with pool.take(timeout=0) as resource:
+        assert (resource.number, resource.note, resource.world) == (7, [], world)
+        assert type(resource) is Slotted
+        assert resource.pool is pool
+    checkWhole(pool, world)
 
 
 def test_dropped_names_pool_and_resource(world, told):
     pool = makePool(world)
     takeAndDrop(pool)
+    pool.recycle()
     message = str(told[0].message)
     assert "pool 'p'" in message and "'p-0'" in message
     assert "takeAndDrop" not in message
@@ -69,9 +117,37 @@ def test_dropped_tells_the_stack_of_its_take_with_leak_trace(world, told, kind):
     with pool.take():
         pass
     takeAndDrop(pool)
+    pool.recycle()
     message = str(told[0].message)
     assert "in takeAndDrop" in message
     assert "pool.take(timeout=0)" in message
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_warning_that_is_an_error_is_not_the_next_takers(world, caplog):
+    pool = makePool(world)
+    takeAndDrop(pool)
+    checkWhole(pool, world)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_a_drop_while_logging_holds_its_lock_hangs_nothing(world, told):
+    """A finalizer runs anywhere, also in a thread that has a lock; nothing is told there."""
+    class Handler(logging.Handler):
+        def emit(self, record):
+            taken.clear()
+
+    pool = makePool(world)
+    taken = [pool.take()]
+    logger, handler = logging.getLogger("queuepool"), Handler()
+    handler.lock = threading.Lock()  # one that its own thread cannot take twice
+    logger.addHandler(handler)
+    try:
+        start(logger.warning, "anything").result()
+    finally:
+        logger.removeHandler(handler)
+    checkWhole(pool, world)
+    assert len(told) == 1
 
 
 def test_dropped_in_a_with_block_that_reassigns_is_put_back(world, told):
@@ -83,50 +159,46 @@ def test_dropped_in_a_with_block_that_reassigns_is_put_back(world, told):
     checkWhole(pool, world)
 
 
-def test_dropped_in_a_cycle_comes_back_when_it_is_collected(world, told):
+def test_dropped_in_a_cycle_comes_back_when_it_is_collected(told):
+    world = LastingWorld()
     pool = makePool(world)
     resource = pool.take()
     resource.itself = resource
     del resource
     gc.collect()
     assert pool.stats().idle == 1
+    checkWhole(pool, world)
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("isSeeded", [False, True], ids=["factory", "seeded"])
+def test_dropped_wakes_who_waits(world, told, monkeypatch, isSeeded):
+    monkeypatch.setattr("queuepool.core.idle.LOOK_AGAIN_TIME", PATIENCE)  # no help from that
+    pool = Pool("p", 1) if isSeeded else makePool(world)
+    if isSeeded:
+        pool.put(PlainResource("p-0", world))
+    taken = [pool.take()]
+    waiting = start(pool.take)
+    awaitWaiting(pool, 1)
+    taken.clear()
+    resource = waiting.result()
+    assert resource.name == "p-0"
+    pool.put(resource)
+    del resource
     assert len(told) == 1
     checkWhole(pool, world)
 
 
-def test_dropped_wakes_who_waits(world, told):
-    pool = makePool(world)
-    taken = [pool.take()]
-    waiting = start(pool.take)
-    awaitWaiting(pool, 1)
-    taken.clear()
-    pool.put(waiting.result())
-    assert len(told) == 1
-    checkWhole(pool)
-
-
-def test_dropped_wakes_who_waits_without_a_factory_when_another_is_put(world, told):
-    pool = Pool("p", 1)
-    pool.put(PlainResource("a", world))
-    taken = [pool.take()]
-    waiting = start(pool.take)
-    awaitWaiting(pool, 1)
-    taken.clear()
-    pool.put(PlainResource("b", world))
-    resource = waiting.result()
-    assert resource.name == "b"
-    pool.put(resource)
-    checkWhole(pool)
-
-
 def test_dropped_after_close_lets_the_close_end(world, told):
+    """Its driver closes what is dropped then; nobody is told to put it into a closed pool."""
     pool = makePool(world)
     taken = [pool.take()]
     assert pool.close() == 1
     closing = start(pool.close, PATIENCE)
     taken.clear()
     assert closing.result() == 0
-    assert len(told) == 1
+    assert not told
+    assert pool.stats().closesByReason[Reason.DROPPED] == 1
     checkClosed(pool, world)
 
 
@@ -141,7 +213,7 @@ def test_what_belongs_to_a_dropped_pool_says_nothing(world, told):
 
 
 @pytest.mark.parametrize("kind", [PlainResource, FakeResource])
-def test_collections_in_the_middle_of_take_and_put(world, told, kind):
+def test_collections_in_the_middle_of_take_and_put(told, caplog, kind):
     """The collector runs at every allocation, so a drop is seen inside any call of any thread."""
     def work():
         for number in range(150):
@@ -160,6 +232,8 @@ def test_collections_in_the_middle_of_take_and_put(world, told, kind):
             gc.collect()
             areDone.wait(0.001)
 
+    caplog.set_level(logging.CRITICAL, "queuepool")
+    world = LastingWorld()
     areDone = threading.Event()
     gc.freeze()  # what was there before slows the collections down
     pool = makePool(world, 3, kind)
@@ -176,9 +250,9 @@ def test_collections_in_the_middle_of_take_and_put(world, told, kind):
         sys.setswitchinterval(interval)
         gc.unfreeze()
     gc.collect()
-    assert pool.stats().closesByReason[Reason.DROPPED] == 5 * 50
     checkWhole(pool, world)
-    checkClosed(pool)
+    assert pool.stats().closesByReason[Reason.DROPPED] == 5 * 50
+    checkClosed(pool, world)
 
 
 def test_a_thread_that_died_holding_one_is_reported_once(world, caplog, clock):
@@ -225,7 +299,7 @@ def test_what_is_out_longer_than_leak_time_is_reported_once(world, caplog, clock
     clock.advance(2.0)
     pool.put(resource)
     assert [record.levelname for record in reports] == ["WARNING", "INFO"]
-    assert "came back after 8.0 s" in reports[1].getMessage()
+    assert "was returned after 8.0 s" in reports[1].getMessage()
     checkWhole(pool, world)
 
 

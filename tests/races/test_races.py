@@ -11,6 +11,7 @@ import time
 import pytest
 
 from queuepool import Pool, PoolClosed, PoolError, PoolTimeout
+from queuepool.core.idle import IdleQueue, Waiter
 from tests.helpers import (PATIENCE, FakeResource, Gate, PlainResource, awaitTrue, awaitWaiting,
                            checkClosed, checkWhole, runTogether, start)
 
@@ -123,7 +124,7 @@ def test_close_against_standing_in_line(world):
         checkClosed(pool, world)
 
 
-def test_close_against_hand_off(world):
+def test_close_against_a_put_that_wakes(world):
     def wait():
         with contextlib.suppress(PoolClosed):
             pool.put(pool.take())
@@ -183,7 +184,7 @@ def test_close_against_start_recycler(world):
 # -- the line
 
 
-def test_hand_off_against_time_out(world):
+def test_put_against_time_out(world):
     def wait(seconds):
         try:
             resource = pool.take(seconds)
@@ -211,65 +212,97 @@ def test_hand_off_against_time_out(world):
     checkClosed(pool, world)
 
 
-def test_who_is_given_something_at_the_end_of_the_time_has_it(world, monkeypatch):
-    """The time is up, and before the waiter leaves the line a giver has claimed his place."""
+def test_what_is_put_while_the_last_sleep_ends_is_taken(world, monkeypatch):
+    """The time is up, and before the waiter looks for the last time somebody puts."""
     pool = makePool(world)
     resource = pool.take()
-    queue = pool._queue
-
-    class Line(type(queue.line)):
-        def remove(self, place):
-            pool.put(resource)
-            super().remove(place)
-
-    monkeypatch.setattr(queue, "line", Line())
+    monkeypatch.setattr(Waiter, "sleep", lambda waiter, seconds: bool(pool.put(resource)))
     assert pool.take(timeout=0.01) is resource
     assert pool.stats().timeouts == 0
     pool.put(resource)
     checkWhole(pool, world)
 
 
-def test_who_is_interrupted_passes_on_what_he_was_given(world, monkeypatch):
+def test_what_is_put_after_the_last_look_goes_to_the_next(world, monkeypatch):
+    """The time is up, and before the waiter leaves the line somebody puts and wakes it."""
+    def putLate(queue, place):
+        if not hasPut.is_set():
+            hasPut.set()
+            following.append(start(pool.take, PATIENCE))
+            awaitWaiting(pool, 2)
+            pool.put(resource)
+        leave(queue, place)
+
     pool = makePool(world)
     resource = pool.take()
-    queue = pool._queue
-
-    class Line(type(queue.line)):
-        def append(self, place):
-            super().append(place)
-            pool.put(resource)  # he is served, and interrupted before he knows
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(queue, "line", Line())
-    with pytest.raises(KeyboardInterrupt):
-        pool.take()
-    monkeypatch.setattr(queue, "line", type(queue.line).__base__())
-    assert pool.take(timeout=0) is resource
+    hasPut, following, leave = threading.Event(), [], IdleQueue._leave
+    monkeypatch.setattr(IdleQueue, "_leave", putLate)
+    with pytest.raises(PoolTimeout):
+        pool.take(timeout=0.001)
+    assert following[0].result() is resource
     pool.put(resource)
     checkWhole(pool, world)
 
 
-def test_a_lost_place_in_line_is_the_first_again(world):
-    order = []
+def test_who_is_interrupted_when_it_was_woken_wakes_the_next(world, monkeypatch):
+    def wait():
+        with pytest.raises(KeyboardInterrupt):
+            pool.take()
 
+    def sleep(waiter, seconds):
+        if threading.current_thread() is not interrupted[0].thread:
+            return inner(waiter, seconds)
+        gate()
+        assert inner(waiter, PATIENCE)  # woken
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("queuepool.core.idle.LOOK_AGAIN_TIME", PATIENCE)  # no help from that
+    gate, inner, interrupted = Gate(), Waiter.sleep, []
+    pool = makePool(world)
+    resource = pool.take()
+    monkeypatch.setattr(Waiter, "sleep", sleep)
+    interrupted.append(start(lambda: awaitTrue(lambda: interrupted) or wait()))
+    gate.awaitArrival()
+    following = start(pool.take)
+    awaitWaiting(pool, 2)
+    pool.put(resource)
+    gate.open()
+    interrupted[0].result()
+    assert following.result() is resource
+    pool.put(resource)
+    checkWhole(pool, world)
+
+
+def test_a_waiter_that_was_taken_for_gone_is_the_first_again(world, monkeypatch):
+    """It sleeps on though it was woken, as in a process without CPU time; another one takes."""
     def wait(number):
         with pool.take():
             order.append(number)
 
+    def sleep(waiter, seconds):
+        if threading.current_thread() is slow[0].thread and not gate.arrived._value:
+            gate()
+        return inner(waiter, seconds)
+
+    monkeypatch.setattr("queuepool.core.idle.LOOK_AGAIN_TIME", 0.01)
+    gate, inner, slow, order = Gate(), Waiter.sleep, [], []
     pool = makePool(world)
     resource = pool.take()
-    waiting = []
-    for number in range(3):
-        waiting.append(start(wait, number))
-        awaitWaiting(pool, number + 1)
-    first = pool._queue.waiters[0]
-    pool._queue.waiters.popleft()
-    del first  # a giver was interrupted between popleft and the call
-    awaitWaiting(pool, 3)
+    monkeypatch.setattr(Waiter, "sleep", sleep)
+    slow.append(start(lambda: awaitTrue(lambda: slow) or wait("slow")))
+    awaitTrue(lambda: gate.arrived._value)
+    second = start(pool.take)
+    awaitWaiting(pool, 2)
     pool.put(resource)
-    for each in waiting:
-        each.result()
-    assert order == [0, 1, 2]
+    assert second.result() is resource
+    third = start(wait, "third")
+    awaitTrue(lambda: pool._queue.waiters)
+    gate.open()
+    awaitWaiting(pool, 2)
+    pool.put(resource)
+    slow[0].result()
+    third.result()
+    assert order == ["slow", "third"]
     checkWhole(pool, world)
 
 

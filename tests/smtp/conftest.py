@@ -16,7 +16,7 @@ USER, PASSWORD = "post", "s3cret word"
 
 
 class Dialog(SMTP):
-    """Be the server's side of one connection."""
+    """The server's side of one connection."""
 
     def __init__(self, server, *args, **kwargs):
         self.server = server
@@ -70,7 +70,7 @@ class Dialog(SMTP):
 
 
 class MailServer(Controller):
-    """Listen on a free port of loopback, or on one that another had before."""
+    """A mail server on a free loopback port, or on the port of one that was stopped."""
 
     def __init__(self, tls=None, users=(), port=0):
         super().__init__(
@@ -103,7 +103,7 @@ class MailServer(Controller):
         return server
 
     def _trigger_server(self):
-        """Be ready without a first connection, which would count."""
+        """Be ready at once: the connection that Controller would make is not to be counted."""
         self.smtpd = True
         self._factory_invoked.set()
 
@@ -132,7 +132,7 @@ class MailServer(Controller):
             await asyncio.sleep(0)
 
     def stop(self):
-        """Vanish: stop listening and end every connection, one that is just being made too."""
+        """Stop listening and end every connection, also one that is just being made."""
         if self._thread is not None:
             self.run(self._stopListening)
             self.endAll()

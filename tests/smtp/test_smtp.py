@@ -10,6 +10,7 @@ import pytest
 
 from queuepool import Reason
 from queuepool.smtp import Connection, Session
+from queuepool.smtpcm import ConnectionManager
 from tests.helpers import PATIENCE, awaitTrue, checkWhole, runTogether
 from tests.smtp.conftest import PASSWORD, USER, Dialog
 
@@ -82,7 +83,7 @@ def test_threads_share_the_connections(tlsServer, makePool, context):
     checkWhole(pool)
 
 
-def test_closing_the_pool_says_goodbye(tlsServer, makePool, context):
+def test_closing_the_pool_sends_quit(tlsServer, makePool, context):
     pool = makePool(tlsServer, USER, PASSWORD, context=context)
     send(pool)
     assert pool.close() == 0
@@ -463,3 +464,18 @@ def test_abandon_sends_nothing_and_keeps_the_other_process_connected(
         connection.abandon()  # a second time does nothing
     awaitTrue(lambda: server.live == 0)
     assert server.quits == 0
+
+
+# -- what was meant for the SMTP, asked of something else
+
+@pytest.mark.parametrize("make, name, how", [
+    (Connection, "sendmail", "with pool.take() as smtp: smtp.sendmail(...)"),
+    (Connection, "send_message", "with pool.take() as smtp: smtp.send_message(...)"),
+    (ConnectionManager, "send_message", "manager.resource.send_message(...)")])
+def test_where_to_find_an_attribute_of_the_smtp(make, name, how):
+    thing = make("mail", "localhost")
+    with pytest.raises(AttributeError) as caught:
+        getattr(thing, name)
+    assert str(caught.value).startswith(f"{make.__name__!r} object has no attribute {name!r}; ")
+    assert how in str(caught.value)
+    assert not hasattr(thing, name) and not hasattr(make, name)

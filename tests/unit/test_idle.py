@@ -1,454 +1,586 @@
-"""The queue: places, order and the waiting line, without a pool."""
+"""The queue: order, members and the waiting line, without a pool."""
 
+import itertools
 import queue
-from collections import deque
+import threading
+from weakref import ref
 
 import pytest
 
-from queuepool import PoolClosed, PoolError, Resource
-from queuepool.idle import SHUT, IdleQueue, Place
-from queuepool.resource import Slot
-from tests.helpers import awaitTrue, start
+from queuepool.core.call import Call
+from queuepool.core.idle import IdleQueue, Waiter
+from queuepool.core.slot import NEVER, Place, Slot
+from queuepool.stats import Reason
+from tests.helpers import PATIENCE, Gate, awaitTrue, start
+
+
+class Item:
+    """What the queue needs of a resource."""
+
+    def __init__(self, slot, isOpen):
+        self._slot = slot
+        self.isOpen = isOpen
+
+
+class Comparing(Item):
+    """An item whose class compares and hashes as it likes."""
+
+    __hash__ = None
+
+    def __eq__(self, other):
+        raise AssertionError("the queue compared a resource")
+
+
+class ShutDown(Exception):
+    """Raised by a look, as the pool's look raises PoolClosed."""
 
 
 @pytest.fixture
-def places():
-    return IdleQueue("p", 3, lambda watch: None, lambda: None)
+def idle():
+    return IdleQueue(3)
 
 
-def member(places, name, isOpen=True):
-    """Make a resource a member, held by the test."""
-    resource = Resource(name)
-    resource._isOpen = isOpen
-    places.admit(Slot(name), resource)
-    return resource
+@pytest.fixture
+def impatient(monkeypatch):
+    """Have waiters check the line after a moment."""
+    monkeypatch.setattr("queuepool.core.idle.LOOK_AGAIN_TIME", 0.001)
 
 
-def laid(places, *names, isOpen=True):
-    resources = [member(places, name, isOpen) for name in names]
-    for resource in resources:
-        places.put(resource)
-    return resources
+def member(idle, isOpen=True, kind=Item):
+    """Make an item a member, in the hands of the test."""
+    slot = Slot()
+    assert idle.admit(slot)
+    item = kind(slot, isOpen)
+    slot.ref = ref(item)
+    slot.place = Place.HELD
+    return item
 
 
-def awaitLine(places, count):
-    awaitTrue(lambda: places.waiting() == count)
+def members(idle, count, isOpen=True, kind=Item):
+    """Make so many items idle members, the first one the longest idle."""
+    items = [member(idle, isOpen, kind) for _ in range(count)]
+    for item in items:
+        put(idle, item)
+    return items
 
 
-def test_it_is_a_lifo_queue():
-    assert issubclass(IdleQueue, queue.LifoQueue)
+def put(idle, item):
+    """Make an item idle, as the pool does."""
+    item._slot.place = Place.IDLE
+    (idle.open if item.isOpen else idle.closed).append(item)
+    idle.notify()
 
 
-def test_the_last_put_is_got_first(places):
-    a, b, c = laid(places, *"abc")
-    assert [places.get() for _ in range(3)] == [c, b, a]
+def newCall(isFirst=False):
+    call = Call()
+    call.resource = None
+    call.isFirst = isFirst
+    return call
 
 
-def test_an_open_one_is_got_before_a_closed_one_whenever_it_was_put(places):
-    (a,) = laid(places, "a")
-    b, c = laid(places, *"bc", isOpen=False)
-    assert [places.get() for _ in range(3)] == [a, c, b]
+def picked(idle, picks):
+    """Pick one and return it; None if there is none."""
+    call = newCall()
+    assert idle.pick(call, picks) is (call.resource is not None)
+    return call.resource
 
 
-def test_its_size_counts_what_lies_there_open_or_closed(places):
-    laid(places, "a")
-    laid(places, "b", isOpen=False)
-    held = member(places, "c")
-    assert places.qsize() == 2 and not places.empty() and not places.full()
-    places.put(held)
-    assert places.qsize() == 3 and places.full()
+def never():
+    return NEVER
 
 
-def test_get_without_blocking_raises_empty(places):
+def lookFor(idle, look=None):
+    """Return a look that picks an open one, like the pool's."""
+    def lookAtOpen(call):
+        if idle.isShutDown:
+            raise ShutDown
+        return idle.pick(call, idle.openPicks)
+
+    return look or lookAtOpen
+
+
+def get(idle, seconds=NEVER, isFirst=False, look=None, pause=never):
+    """Wait in line and return what was picked there; None if nothing came in time."""
+    call = newCall(isFirst)
+    isFound = idle.waitFor(call, lookFor(idle, look), seconds, pause)
+    assert isFound or call.resource is None
+    return call.resource
+
+
+def startWaiting(idle, count, **options):
+    """Start a thread that waits, and return it when that many wait."""
+    waiter = start(lambda: get(idle, **options))
+    awaitTrue(lambda: idle.waiting() == count)
+    return waiter
+
+
+# -- a queue.LifoQueue
+
+def test_it_is_a_lifo_queue_of_open_ones_before_closed_ones_before_returned_ones(idle):
+    assert isinstance(idle, queue.LifoQueue)
+    closed, first, last = [member(idle, isOpen) for isOpen in (False, True, True)]
+    idle.giveBack(first)
+    idle.put(closed)
+    idle.put(last, block=False)
+    assert (idle.qsize(), idle.empty(), idle.full()) == (3, False, True)
+    with pytest.raises(queue.Full):
+        idle.put_nowait(first)
+    assert [idle.get(), idle.get(timeout=1), idle.get_nowait()] == [last, closed, first]
+    assert (idle.qsize(), idle.empty(), idle.full()) == (0, True, False)
+
+
+def test_of_two_that_were_put_the_last_is_got_first(idle):
+    items = [member(idle) for _ in range(3)]
+    for item in items:
+        idle.put(item)
+    assert [idle.get() for _ in items] == items[::-1]
+
+
+@pytest.mark.parametrize("options", [{"block": False}, {"timeout": 0.001}])
+def test_get_raises_empty_when_nothing_comes_in_time(idle, options):
     with pytest.raises(queue.Empty):
-        places.get(block=False)
-    with pytest.raises(queue.Empty):
-        places.get_nowait()
-
-
-def test_get_raises_empty_at_the_end_of_its_time(places):
-    with pytest.raises(queue.Empty):
-        places.get(timeout=0.01)
-    assert places.waiting() == 0
-
-
-def test_who_waits_is_served_first_come_first_served(places):
-    a = member(places, "a")
-    served = []
-
-    def getAndTell(number):
-        resource = places.get()
-        served.append(number)
-        return resource
-
-    takers = []
-    for number in range(5):
-        takers.append(start(getAndTell, number))
-        awaitLine(places, number + 1)
-    for taker in takers:
-        places.put(a)
-        assert taker.result() is a
-    assert served == [0, 1, 2, 3, 4]
-
-
-def test_a_newcomer_does_not_overtake_one_who_waits(places):
-    a = member(places, "a")
-    waiter = start(places.get)
-    awaitLine(places, 1)
-    places.layDown(a)  # as in the middle of a put, before it looks at the line
-    with pytest.raises(queue.Empty):
-        places.get(block=False)
-    places.serve()
-    assert waiter.result() is a
-
-
-def test_who_stands_in_line_looks_once_more_at_what_lies_there(places):
-    a = member(places, "a")
-    places.layDown(a)
-    places.line.append(places.layDown)  # one who stands there, so that nothing is got at once
-    assert places.get(timeout=30) is a
-
-
-def test_one_whose_place_was_lost_stands_first_in_line_again(places):
-    a, b = member(places, "a"), member(places, "b")
-    first = start(places.get)
-    awaitLine(places, 1)
-    second = start(places.get)
-    awaitLine(places, 2)
-    places.line.popleft()  # a giver is interrupted here: the place is dropped
-    awaitLine(places, 2)
-    places.put(a)
-    assert first.result() is a
-    places.put(b)
-    assert second.result() is b
-
-
-def test_one_whose_place_was_lost_keeps_its_deadline(places):
-    class Losing(type(places.line)):
-        """A line that loses the first who comes."""
-
-        lost = 0
-
-        def append(self, give):
-            self.lost += 1
-
-    places.line = Losing()
-    with pytest.raises(queue.Empty):
-        places.get(timeout=0.01)
-    assert (places.line.lost, places.waiting()) == (1, 0)
-
-
-def test_serve_lays_it_down_again_when_the_last_one_left_meanwhile(places):
-    class Leaving:
-        """A line whose one waiter leaves between the look and the pop."""
-
-        def __init__(self):
-            self.looks = [True, False]
-
-        def __bool__(self):
-            return self.looks.pop(0)
-
-        def popleft(self):
-            raise IndexError
-
-    (a,) = laid(places, "a")
-    line, places.line = places.line, Leaving()
-    places.serve()
-    places.line = line
-    assert places.get(block=False) is a
-
-
-def test_a_waiter_that_times_out_while_it_is_served_gets_what_it_is_given(places, monkeypatch):
-    a = member(places, "a")
-
-    class LateLine(type(places.line)):
-        """A line that serves its waiter in the moment it times out."""
-
-        def remove(self, give):
-            if self:
-                self.popleft()(a)
-            super().remove(give)
-
-    places.line = LateLine()
-    assert places.get(timeout=0.01) is a
-
-
-def test_a_waiter_that_is_interrupted_while_it_is_served_lays_it_down(places, monkeypatch):
-    a = member(places, "a")
-
-    class Interrupting:
-        def __init__(self):
-            self.items = []
-
-        def put(self, item, block=True):
-            self.items.append(item)
-
-        def get(self, timeout=None):
-            if timeout is not None:
-                places.line.popleft()(a)
-                raise KeyboardInterrupt
-            return self.items.pop(0)
-
-    monkeypatch.setattr("queuepool.idle.SimpleQueue", Interrupting)
-    with pytest.raises(KeyboardInterrupt):
-        places.get(timeout=1)
-    assert places.get(block=False) is a
-
-
-def test_a_waiter_that_is_interrupted_after_its_place_was_lost_has_nothing_to_lay_down(
-        places, monkeypatch):
-    class Interrupting:
-        def __init__(self):
-            self.items = []
-
-        def put(self, item, block=True):
-            self.items.append(item)
-
-        def get(self, timeout=None):
-            if timeout is not None:
-                places.line.popleft()
-                raise KeyboardInterrupt
-            return self.items.pop(0)
-
-    monkeypatch.setattr("queuepool.idle.SimpleQueue", Interrupting)
-    with pytest.raises(KeyboardInterrupt):
-        places.get(timeout=1)
-    assert (places.qsize(), places.waiting()) == (0, 0)
-
-
-def test_nobody_is_admitted_beyond_the_capacity(places):
-    for name in "abc":
-        member(places, name)
-    with pytest.raises(PoolError, match="pool 'p': 'd' was not put: it already has all 3"):
-        member(places, "d")
-
-
-def test_the_dismissed_makes_room(places):
-    a, _, _ = [member(places, name) for name in "abc"]
-    assert places.dismiss(a)
-    assert places.placeOf(a) is Place.GONE
-    member(places, "d")
-
-
-def test_only_the_surplus_is_dismissed_when_asked_so(places):
-    a, b, c = [member(places, name) for name in "abc"]
-    assert not places.dismiss(a, onlySurplus=True)
-    places.capacity = 2
-    assert places.isOverfull
-    assert places.dismiss(a, onlySurplus=True)
-    assert not places.isOverfull
-    assert not places.dismiss(b, onlySurplus=True)
-    assert places.isMember(b) and not places.isMember(a)
-
-
-def test_the_place_of_a_resource_is_exactly_one(places):
-    a = Resource("a")
-    assert places.placeOf(a) is Place.GONE
-    places.admit(Slot("a"), a)
-    assert places.placeOf(a) is Place.HELD
-    for a._isOpen in True, False:
-        places.put(a)
-        assert places.placeOf(a) is Place.IDLE
-        places.get()
-        assert places.placeOf(a) is Place.HELD
-    a._slot.takenAt = 0.0
-    assert places.placeOf(a) is Place.TAKEN
-
-
-def test_each_place_says_what_it_means():
-    assert [place.value for place in Place] == [
-        "idle: it lies in the pool",
-        "held: a call of the pool is running its hooks",
-        "taken: its user has it",
-        "gone: it left the pool for good, or never was in it"]
-
-
-def test_the_coldest_is_a_closed_one_then_the_longest_idle(places):
-    a, b = laid(places, *"ab")
-    (c,) = laid(places, "c", isOpen=False)
-    assert [places.pickColdest() for _ in range(4)] == [c, a, b, None]
-
-
-def test_a_claim_looks_anew_when_a_finalizer_changed_the_place_meanwhile(places):
-    class Disturbed(deque):
-        def remove(self, value):
-            places.open = undisturbed
-            raise IndexError("deque mutated during remove().")
-
-    a, b, c = laid(places, *"abc")
-    undisturbed, places.open = places.open, Disturbed()
-    assert places.claim(b._slot) is b
-    assert list(places.open) == [a, c]
-
-
-def test_a_claim_that_comes_too_late_gets_nothing(places):
-    (a,) = laid(places, "a")
-    assert places.get() is a
-    assert places.claim(a._slot) is None
-
-
-def test_a_claim_of_what_was_dropped_gets_nothing(places):
-    assert places.claim(Slot("of nothing")) is None
-
-
-def test_a_pick_that_comes_too_late_gets_the_next(places):
-    """Something lay there when it looked, and was taken before it reached for it."""
-    class Emptied(deque):
-        def __len__(self):
-            return 1
-
-    (a,) = laid(places, "a", isOpen=False)
-    places.open = Emptied()
-    assert places.pick() is a
-
-
-def test_a_pick_of_a_closed_one_that_comes_too_late_gets_nothing(places):
-    class Emptied(dict):
-        def __len__(self):
-            return 1
-
-    places.closed = Emptied()
-    assert places.pick() is None
-
-
-def test_everyone_in_line_is_told_when_it_is_shut(places):
-    waiters = [start(places.get) for _ in range(3)]
-    awaitLine(places, 3)
-    places.shut()
+        idle.get(**options)
+
+
+# -- picks
+
+@pytest.mark.parametrize("picks, isOpen, order", [
+    ("openPicks", True, [2, 1, 0]), ("oldestPicks", True, [0, 1, 2]),
+    ("closedPicks", False, [2, 1, 0])])
+@pytest.mark.parametrize("kind", [Item, Comparing])
+def test_picks_come_in_their_order_and_go_on_after_there_was_nothing(
+        idle, picks, isOpen, order, kind):
+    assert picked(idle, getattr(idle, picks)) is None
+    items = members(idle, 3, isOpen, kind)
+    assert all(picked(idle, getattr(idle, picks)) is items[number] for number in order)
+    assert picked(idle, getattr(idle, picks)) is None
+    put(idle, items[0])
+    assert picked(idle, getattr(idle, picks)) is items[0]
+
+
+def test_what_was_given_back_is_picked_once(idle):
+    items = [member(idle) for _ in range(2)]
+    for item in items:
+        idle.giveBack(item)
+        assert item._slot.place is Place.RETURNED
+    idle.giveBack(None)  # an empty hand
+    assert {picked(idle, idle.returnedPicks) for _ in items} == set(items)
+    assert picked(idle, idle.returnedPicks) is None
+
+
+def test_a_known_one_is_picked_from_among_the_others(idle):
+    a, b, c = members(idle, 3)
+    call = newCall()
+    assert idle.pickThis(call, b) and call.resource is b
+    assert list(idle.open) == [a, c]
+    call = newCall()
+    assert not idle.pickThis(call, b) and call.resource is None
+    assert list(idle.open) == [a, c]
+
+
+# -- members
+
+def test_nobody_is_admitted_beyond_the_capacity(idle):
+    items = [member(idle) for _ in range(3)]
+    assert not idle.hasRoom
+    assert not idle.admit(Slot())
+    idle.evict(items[0]._slot)
+    assert idle.hasRoom and idle.admit(Slot())
+    assert not idle.admit(Slot())
+
+
+def test_of_many_who_are_admitted_at_once_only_those_are_for_whom_there_is_room():
+    for _ in range(20):
+        idle = IdleQueue(3)
+        barrier = threading.Barrier(8)
+
+        def admit():
+            barrier.wait(PATIENCE)
+            return idle.admit(Slot())
+
+        admitted = [each.result() for each in [start(admit) for _ in range(8)]]
+        assert sum(admitted) == len(idle.members) == 3
+
+
+def test_nobody_is_admitted_after_the_shutdown(idle):
+    idle.shutdown()
+    assert not idle.admit(Slot())
+    assert not idle.members
+
+
+def test_the_evicted_knows_no_queue_and_is_evicted_once(idle):
+    slot = member(idle)._slot
+    assert slot.queue is idle
+    for _ in range(2):
+        idle.evict(slot)
+        assert (slot.place, slot.queue, slot in idle.members) == (Place.GONE, None, False)
+
+
+def test_an_eviction_wakes_who_waits_for_room(idle):
+    items = [member(idle) for _ in range(3)]
+    waiter = start(lambda: idle.waitFor(newCall(), lambda call: idle.hasRoom, NEVER, never))
+    awaitTrue(lambda: idle.waiting() == 1)
+    idle.evict(items[0]._slot)
+    assert waiter.result()
+
+
+def test_only_as_many_leave_as_are_surplus(idle):
+    a, b, c = [member(idle)._slot for _ in range(3)]
+    assert not idle.hasSurplus and not idle.startLeaving(a)
+    idle.capacity = 2
+    assert idle.hasSurplus and idle.startLeaving(a)
+    assert idle.startLeaving(a), "it is leaving already"
+    assert not idle.hasSurplus and not idle.startLeaving(b)
+    assert not idle.admit(Slot()), "what is leaving is still open"
+    assert idle.finishLeaving(a)
+    assert list(idle.members) == [b, c] and not idle.leaving
+
+
+def test_what_was_leaving_stays_if_the_capacity_grew_meanwhile(idle):
+    a, b, c = [member(idle)._slot for _ in range(3)]
+    idle.capacity = 2
+    assert idle.startLeaving(a)
+    idle.capacity = 3
+    assert not idle.finishLeaving(a)
+    assert list(idle.members) == [a, b, c] and not idle.leaving
+    assert a.queue is idle and a.place is Place.HELD
+
+
+@pytest.mark.parametrize("place", [Place.HELD, Place.TAKEN])
+def test_a_member_whose_resource_is_no_more_is_evicted_at_second_sight(idle, place):
+    for openedAt in 1.0, None:
+        item = member(idle)
+        slot, slot.place, slot.openedAt = item._slot, place, openedAt
+        del slot, item
+    idle.reconcile()
+    assert len(idle.members) == 2 and not idle.lost
+    idle.reconcile()
+    assert not idle.members and len(idle.lost) == 2
+    assert [slot.closes for slot in idle.lost] == [{Reason.DROPPED: 1}, {}]
+
+
+def test_members_whose_resource_is_there_are_kept(idle):
+    held, (waiting,) = member(idle), members(idle, 1)
+    for _ in range(3):
+        idle.reconcile()
+    assert list(idle.members) == [held._slot, waiting._slot]
+
+
+# -- waiters
+
+def test_what_is_there_is_found_at_once(idle):
+    a, b = members(idle, 2)
+    assert get(idle, seconds=0) is b
+    assert get(idle, seconds=0) is a
+    assert get(idle, seconds=0) is None
+    assert idle.waiting() == 0
+
+
+def test_who_waits_is_served_first_come_first_served(idle):
+    a = member(idle)
+    waiters = [startWaiting(idle, number + 1) for number in range(5)]
     for waiter in waiters:
-        with pytest.raises(PoolClosed):
-            waiter.result()
-    assert places.waiting() == 0
+        put(idle, a)
+        assert waiter.result() is a
 
 
-def test_nobody_stands_in_line_of_a_shut_queue(places):
-    places.shut()
-    places.shut()
-    for arguments in {"block": False}, {"timeout": 0}, {}:
-        with pytest.raises(PoolClosed):
-            places.get(**arguments)
-    assert places.line is SHUT and len(SHUT) == 1
+def test_who_had_its_turn_stands_first(idle):
+    a = member(idle)
+    second = startWaiting(idle, 1)
+    first = startWaiting(idle, 2, isFirst=True)
+    for waiter in first, second:
+        put(idle, a)
+        assert waiter.result() is a
 
 
-def test_one_who_comes_in_the_moment_it_is_shut_is_told(places):
-    class ShuttingLine(type(places.line)):
-        """A line that is replaced in the moment somebody comes to stand there."""
+def test_a_newcomer_does_not_look_while_another_stands_before_it(idle):
+    gate, a = Gate(), member(idle)
 
-        def append(self, give):
-            places.shut()
-            super().append(give)
+    def lookLater(call):
+        if idle.open:
+            gate()
+        return idle.pick(call, idle.openPicks)
 
-    places.line = ShuttingLine()
-    with pytest.raises(PoolClosed):
-        places.get()
-    assert places.waiting() == 0
-
-
-def test_the_end_of_a_shut_queue_is_its_last_members(places):
-    a, b = member(places, "a"), member(places, "b")
-    places.awaitEnd(0)  # nothing is told of a queue that lives
-    places.shut()
-    watchers = [start(places.awaitEnd, None) for _ in range(2)]
-    places.dismiss(a)
-    assert all(watcher.thread.is_alive() for watcher in watchers)
-    assert places.forget(b._slot.watch) is b._slot
-    places.noteEnd()
-    for watcher in watchers:
-        watcher.result()
-
-
-def test_a_dropped_member_is_forgotten_once(places):
-    slot = member(places, "a")._slot
-    watch = slot.watch
-    assert places.forget(watch) is slot
-    assert (slot.watch, places.forget(watch), len(places.members)) == (None, None, 0)
-
-
-def test_the_next_one_that_fills_a_slot_takes_the_place_of_the_former(places):
-    a = member(places, "a")
-    built = Resource("a")
-    places.fill(a._slot, built, a._slot.watch)
-    assert places.isMember(built) and not places.isMember(a)
-    assert len(places.members) == 1
-
-
-def test_nobody_is_admitted_twice(places):
-    a = member(places, "a")
-    with pytest.raises(PoolError, match="pool 'p': 'a' was put already"):
-        places.admit(Slot("a"), a)
-    assert len(places.members) == 1
-
-
-def test_what_an_interruption_lost_is_mended_by_those_who_wait(monkeypatch):
-    """A slot that an interruption has lost comes back although nobody puts anything."""
-    monkeypatch.setattr("queuepool.idle.LOOK_AGAIN_TIME", 0.001)
-    mended = []
-
-    def mend():
-        if not mended:
-            mended.append(member(places, "a"))
-            places.put(mended[0])
-
-    places = IdleQueue("p", 1, lambda watch: None, mend)
-    assert places.get(timeout=30) is mended[0]
-
-
-def test_dismissing_twice_does_no_harm(places):
-    a = member(places, "a")
-    slot = a._slot
-    places.dismiss(a)
-    a._slot = slot
-    assert places.dismiss(a) and len(places.members) == 0
-
-
-# -- in doubt
-
-
-def test_in_doubt_closed_ones_go_out_one_at_a_time(places):
-    a, b, c = laid(places, *"abc", isOpen=False)
-    places.isDoubtful = True
-    assert places.pick() is c
-    assert places.pick() is None
-    places.put(c)
-    assert places.pick() is c
-    places.endDoubt()
-    assert [places.pick() for _ in range(2)] == [b, a]
-
-
-def test_in_doubt_open_ones_go_out_as_usual(places):
-    laid(places, "a", isOpen=False)
-    b, c = laid(places, *"bc")
-    places.isDoubtful = True
-    assert [places.pick() for _ in range(2)] == [c, b]
-
-
-def test_of_two_who_pick_at_once_in_doubt_one_lays_it_down_again(places):
-    (a,) = laid(places, "a", isOpen=False)
-    places.isDoubtful = True
-    claimTrial = places.claimTrial
-
-    def claimTooLate(slot):
-        places._trial["slot"] = Slot("another's")
-        return claimTrial(slot)
-
-    places.claimTrial = claimTooLate
-    assert places.pick() is None
-    assert places.placeOf(a) is Place.IDLE
-
-
-def test_the_end_of_the_doubt_serves_who_waits(places):
-    a, b = laid(places, *"ab", isOpen=False)
-    places.isDoubtful = True
-    assert places.get() is b
-    waiter = start(places.get)
-    awaitLine(places, 1)
-    places.endDoubt()
+    waiter = startWaiting(idle, 1, look=lookLater)
+    put(idle, a)
+    gate.awaitArrival()
+    assert get(idle, seconds=0.01) is None
+    gate.open()
     assert waiter.result() is a
 
 
-def test_what_is_no_member_any_more_is_not_replaced(places):
-    a = member(places, "a")
-    former = a._slot.watch
-    places.dismiss(a)
-    assert not places.fill(Slot("a"), Resource("b"), former)
-    assert not places.members
+def test_a_time_out_leaves_the_line_to_the_others(idle):
+    a = member(idle)
+    waiters = [startWaiting(idle, 1), None, startWaiting(idle, 2)]
+    assert get(idle, seconds=0.01) is None
+    assert idle.waiting() == 2
+    for waiter in waiters[::2]:
+        put(idle, a)
+        assert waiter.result() is a
+
+
+def test_at_the_end_of_its_time_it_looks_once_more(idle):
+    looks = []
+
+    def look(call):
+        looks.append(call)
+        return len(looks) == 2
+
+    assert idle.waitFor(newCall(), look, 0.01, never)
+    assert len(looks) == 2
+
+
+def test_after_the_pause_it_looks_again_though_nobody_notifies(idle):
+    pauses = itertools.chain([0.001, 0.001], itertools.repeat(NEVER))
+    looks = []
+
+    def look(call):
+        looks.append(call)
+        return len(looks) == 3
+
+    assert idle.waitFor(newCall(), look, NEVER, lambda: next(pauses))
+    assert next(pauses) == NEVER
+
+
+def test_the_pause_does_not_put_off_the_end_of_the_time(idle):
+    assert get(idle, seconds=0.01, pause=lambda: PATIENCE) is None
+
+
+@pytest.mark.parametrize("where", ["look", "pause"])
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_what_is_raised_in_line_leaves_it_to_the_next(idle, where, error):
+    gate, a = Gate(), member(idle)
+
+    def fail(call=None):
+        gate()
+        raise error
+
+    failing = start(lambda: get(idle, **{where: fail}))
+    gate.awaitArrival()
+    waiter = startWaiting(idle, 2)
+    put(idle, a)  # wakes the first, which cannot take it
+    gate.open()
+    with pytest.raises(error):
+        failing.result()
+    assert waiter.result() is a
+    assert not idle.waiters
+
+
+@pytest.mark.parametrize("isOpen", [True, False])
+def test_who_leaves_wakes_the_next_while_something_is_there(idle, isOpen):
+    """Two were put, and both wakes reached the first waiter, which takes only one."""
+    gate, (a, b) = Gate(), [member(idle, isOpen) for _ in range(2)]
+
+    def look(call):
+        return idle.pick(call, idle.openPicks) or idle.pick(call, idle.closedPicks)
+
+    def lookLater(call):
+        if idle.qsize():
+            gate()
+        return look(call)
+
+    first = startWaiting(idle, 1, look=lookLater)
+    second = startWaiting(idle, 2, look=look)
+    put(idle, a)
+    gate.awaitArrival()
+    put(idle, b)
+    gate.open()
+    assert {first.result(), second.result()} == {a, b}
+
+
+def test_a_wake_up_before_the_sleep_is_not_lost(idle):
+    gate, a = Gate(), member(idle)
+
+    def pause():
+        gate()  # it has looked, and does not sleep yet
+        return NEVER
+
+    waiter = start(lambda: get(idle, pause=pause))
+    gate.awaitArrival()
+    for _ in range(2):
+        put(idle, a)
+        assert idle.open.pop() is a
+    put(idle, a)
+    gate.open()
+    assert waiter.result() is a
+
+
+def test_a_wake_up_for_nothing_does_not_end_the_wait(idle):
+    gate, a = Gate(), member(idle)
+
+    def lookLater(call):
+        if gate.isAwaited:
+            gate()
+        return idle.pick(call, idle.openPicks)
+
+    gate.isAwaited = False
+    waiter = startWaiting(idle, 1, seconds=PATIENCE, look=lookLater)
+    gate.isAwaited = True
+    idle.notify()
+    gate.awaitArrival()
+    gate.isAwaited = False
+    gate.open()
+    awaitTrue(lambda: idle.waiting() == 1)
+    waiter.thread.join(0.02)
+    put(idle, a)
+    assert waiter.result() is a
+
+
+def test_nobody_needs_to_be_there_to_be_notified(idle):
+    idle.notify()
+    assert idle.waiting() == 0
+
+
+# -- the line heals
+
+def test_a_waiter_whose_frame_is_gone_holds_up_nobody(idle):
+    a = member(idle)
+    idle.waiters.append(ref(Waiter()))
+    waiter = startWaiting(idle, 1)
+    put(idle, a)
+    assert waiter.result() is a
+    assert not idle.waiters
+
+
+def stick(idle, monkeypatch):
+    """Leave a waiter at the head of the line that waits no more; it lives while this is kept."""
+    def interrupt(place):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(idle, "_leave", interrupt)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            get(idle, seconds=0)
+    assert idle.waiting() == 1
+    return caught
+
+
+def test_a_first_waiter_that_does_not_pick_is_removed(idle, impatient, monkeypatch):
+    stuck, (a,) = stick(idle, monkeypatch), members(idle, 1)
+    assert get(idle, seconds=PATIENCE) is a
+    assert not idle.waiters and stuck
+
+
+def test_it_is_removed_by_those_with_short_time_outs_too(idle, monkeypatch):
+    """None of them waits for long enough to see it twice."""
+    monkeypatch.setattr("queuepool.core.idle.LOOK_AGAIN_TIME", 0.01)
+    stuck, (a,) = stick(idle, monkeypatch), members(idle, 1)
+    assert a in [get(idle, seconds=0.01) for _ in range(20)]
+    assert not idle.waiters and stuck
+
+
+def test_a_line_that_does_not_move_because_nothing_is_there_keeps_its_order(idle, impatient):
+    gate, a = Gate(), member(idle)
+    counter = itertools.count()
+
+    def pause():
+        if next(counter) == 20:  # it has checked the line that often
+            gate()
+        return NEVER
+
+    first = startWaiting(idle, 1)
+    second = startWaiting(idle, 2, pause=pause)
+    gate.awaitArrival()
+    gate.open()
+    assert idle.waiting() == 2
+    for waiter in first, second:
+        put(idle, a)
+        assert waiter.result() is a
+
+
+def test_a_line_that_waits_for_the_end_of_an_outage_keeps_its_order(idle, impatient):
+    """Something closed is idle all the time, and the first waiter is right not to pick it."""
+    isReady, counter, (a,) = threading.Event(), itertools.count(), members(idle, 1, isOpen=False)
+
+    def look(call):
+        return isReady.is_set() and idle.pick(call, idle.closedPicks)
+
+    def pause():
+        next(counter)
+        return NEVER
+
+    waiters = [startWaiting(idle, number + 1, look=look, pause=pause) for number in range(3)]
+    checked = next(counter)
+    awaitTrue(lambda: next(counter) > checked + 300)
+    isReady.set()
+    for waiter in waiters:
+        idle.notify()
+        assert waiter.result() is a
+        put(idle, a)
+    assert not idle.waiters
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_first_waiter_that_was_only_slow_stands_in_line_again(idle, impatient, others):
+    gate, a = Gate(), member(idle)
+
+    def lookLate(call):
+        if idle.open:
+            gate()
+        return idle.pick(call, idle.openPicks)
+
+    slow = startWaiting(idle, 1, look=lookLate)
+    put(idle, a)
+    gate.awaitArrival()
+    assert get(idle, seconds=PATIENCE) is a  # it removed the slow one
+    assert not idle.waiters
+    waiters = [startWaiting(idle, 1) for _ in range(others)]
+    gate.open()
+    awaitTrue(lambda: idle.waiting() == 1 + others, patience=3.0)
+    for waiter in [slow, *waiters]:
+        put(idle, a)
+        assert waiter.result() is a
+
+
+def test_who_waits_finds_the_room_of_one_that_could_not_come_back(impatient):
+    idle = IdleQueue(1)
+    slot = member(idle)._slot  # its resource is gone already
+    slot.place = Place.TAKEN
+    assert idle.waitFor(newCall(), lambda call: idle.hasRoom, PATIENCE, never)
+    assert list(idle.lost) == [slot]
+
+
+# -- the end
+
+def test_all_who_wait_are_told_of_the_shutdown(idle):
+    waiters = [startWaiting(idle, number + 1) for number in range(3)]
+    idle.shutdown()
+    idle.shutdown()
+    for waiter in waiters:
+        with pytest.raises(ShutDown):
+            waiter.result()
+    assert idle.isShutDown and idle.waiting() == 0
+
+
+def test_after_the_shutdown_nobody_waits_and_takes_still_see_a_line(idle):
+    idle.shutdown()
+    for isFirst in False, True:
+        with pytest.raises(ShutDown):
+            get(idle, isFirst=isFirst)
+    assert idle.waiters and idle.first() is not None
+
+
+def test_the_end_is_told_to_all_when_the_last_member_is_gone(idle):
+    a, b = member(idle)._slot, member(idle)._slot
+    idle.evict(member(idle)._slot)
+    idle.shutdown()
+    assert not idle.awaitEnd(0.001)
+    watchers = [start(idle.awaitEnd, PATIENCE) for _ in range(3)]
+    idle.evict(a)
+    assert all(watcher.thread.is_alive() for watcher in watchers)
+    idle.evict(b)
+    assert [watcher.result() for watcher in watchers] == [True] * 3
+    assert idle.awaitEnd(0.0)
+
+
+def test_the_end_of_a_queue_without_members_is_its_shutdown(idle):
+    idle.shutdown()
+    assert idle.awaitEnd(0.0)
+
+
+def test_who_waits_for_the_end_looks_now_and_then_what_came_back(idle, impatient):
+    slot = member(idle)._slot
+    idle.shutdown()
+    assert not idle.awaitEnd(NEVER)
+    idle.evict(slot)
+    assert idle.awaitEnd(NEVER)

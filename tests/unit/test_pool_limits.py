@@ -1,8 +1,8 @@
-"""The limits: idle, age, usage, jitter; recycle and minOpen. All by a clock that stands still."""
+"""The limits: idle, age, usage, jitter; recycle, warm and minOpen. All by a fake clock."""
 
 import pytest
 
-from queuepool import Pool, Reason
+from queuepool import Pool, PoolClosed, PoolError, PoolTimeout, Reason
 from tests.helpers import (FakeResource, Gate, PlainResource, awaitWaiting, checkClosed, checkWhole,
                            start)
 
@@ -22,11 +22,15 @@ def closesOf(pool):
 
 
 def openSome(pool, count):
-    """Open that many by taking all at once; the first taken lies deepest. Return them so."""
-    taken = [pool.take(timeout=0) for _ in range(count)]
+    """Open that many by taking all at once; return them, the least recently used first."""
+    taken = takeSome(pool, count)
     for resource in taken:
         pool.put(resource)
     return taken
+
+
+def takeSome(pool, count):
+    return [pool.take(timeout=0) for _ in range(count)]
 
 
 # -- idle
@@ -229,14 +233,17 @@ def test_recycle_closes_what_is_too_old(poolOf, clock):
     assert (closesOf(pool), pool.stats().open) == ({Reason.AGE: 1}, 1)
 
 
-def test_recycle_works_on_the_coldest_first_and_one_at_a_time(poolOf, clock, world):
+def test_recycle_works_on_the_least_recently_used_first_and_one_at_a_time(poolOf, clock, world):
     pool = poolOf(3, kind=FakeResource, maxIdleTime=10)
-    resources = openSome(pool, 3)
+    resources = takeSome(pool, 3)[::-1]
+    for resource in resources:
+        clock.advance(1)
+        pool.put(resource)
     closed = []
     for resource in resources:
         def close(resource=resource):
             closed.append(resource)
-            assert pool.stats().idle == 2  # all but this one lie in the pool
+            assert pool.stats().idle == 2  # all but this one
         resource.script["close"] = [close]
     clock.advance(11)
     pool.recycle()
@@ -245,33 +252,35 @@ def test_recycle_works_on_the_coldest_first_and_one_at_a_time(poolOf, clock, wor
     checkWhole(pool, world)
 
 
-def test_recycle_does_not_touch_live_ones_nor_their_order(poolOf, clock):
-    pool = poolOf(4, maxIdleTime=10)
+def test_recycle_does_not_touch_those_in_use_lately_nor_their_order(poolOf, clock):
+    pool = poolOf(4, kind=FakeResource, maxIdleTime=10)
     a, b, c, d = openSome(pool, 4)
     clock.advance(6)
-    openSome(pool, 2)  # d, c are warm; c is put last
+    openSome(pool, 2)  # d and c; c is put last
     clock.advance(5)
-    picked = []
-    claim = pool._queue.claim
-    pool._queue.claim = lambda slot: picked.append(slot.name) or claim(slot)
+
+    def look():
+        with pool.take(timeout=0) as first, pool.take(timeout=0) as second:
+            assert [first, second] == [c, d]
+
+    a.script["close"] = b.script["close"] = [look]
     pool.recycle()
-    assert picked == [a.name, b.name]
-    with pool.take() as first, pool.take() as second:
-        assert [first, second] == [c, d]
+    look()
+    assert closesOf(pool) == {Reason.IDLE: 2}
 
 
 def test_a_taker_does_not_wait_for_a_slow_close_of_recycle(poolOf, clock, world):
     gate = Gate()
     pool = poolOf(2, kind=FakeResource, maxIdleTime=10)
-    cold, warm = openSome(pool, 2)
+    expired, live = openSome(pool, 2)
     clock.advance(6)
     openSome(pool, 1)
     clock.advance(5)
-    cold.script["close"] = [gate]
+    expired.script["close"] = [gate]
     recycling = start(pool.recycle)
     gate.awaitArrival()
     with pool.take(timeout=0) as resource:
-        assert resource is warm
+        assert resource is live
     gate.open()
     recycling.result()
     checkWhole(pool, world)
@@ -293,37 +302,26 @@ def test_who_waits_for_one_that_recycle_closes_gets_it(poolOf, clock):
     pool.put(resource)
 
 
-def test_one_that_is_taken_meanwhile_is_left_alone(poolOf, clock):
-    pool = poolOf(2, maxIdleTime=10)
-    openSome(pool, 2)
+@pytest.mark.parametrize("isPut", [False, True])
+def test_one_that_is_taken_while_recycle_closes_another_is_left_alone(
+        isPut, poolOf, clock, world):
+    pool = poolOf(2, kind=FakeResource, maxIdleTime=10)
+    first, second = openSome(pool, 2)
     clock.advance(11)
-    claim = pool._queue.claim
     taken = []
 
-    def claimTooLate(slot):
-        pool._queue.claim = claim
-        taken.append(claim(slot))  # as a taker does
-        return None
+    def use():
+        taken.append(pool.take(timeout=0))
+        if isPut:
+            pool.put(taken.pop())
 
-    pool._queue.claim = claimTooLate
+    first.script["close"] = [use]
     pool.recycle()
-    assert taken[0].isOpen and closesOf(pool) == {Reason.IDLE: 1}
-
-
-def test_one_that_was_used_between_look_and_claim_is_kept(poolOf, clock):
-    pool = poolOf(1, maxIdleTime=10)
-    (resource,) = openSome(pool, 1)
-    clock.advance(11)
-    claim = pool._queue.claim
-
-    def claimAfterUse(slot):
-        slot.lastUsedAt = clock()  # somebody took it and put it back
-        return claim(slot)
-
-    pool._queue.claim = claimAfterUse
-    pool.recycle()
-    assert resource.isOpen and closesOf(pool) == {}
-    checkWhole(pool)
+    assert second.isOpen and closesOf(pool) == {Reason.IDLE: 2}
+    assert world.opened == 3  # of the second, the take closed and opened it
+    for resource in taken:
+        pool.put(resource)
+    checkWhole(pool, world)
 
 
 def test_recycle_logs_a_failing_close_and_goes_on(poolOf, clock, world, caplog):
@@ -357,7 +355,7 @@ def test_recycle_leaves_what_is_taken_alone(poolOf, clock):
     assert closesOf(pool) == {Reason.AGE: 1}
 
 
-def test_recycle_of_a_closed_pool_does_nothing(poolOf, clock, world):
+def test_recycle_of_a_closed_pool_opens_nothing(poolOf, clock, world):
     pool = poolOf(2, minOpen=2)
     pool.close()
     pool.recycle()
@@ -384,13 +382,45 @@ def test_recycle_counts_what_is_taken_as_open(poolOf, world):
         assert world.live == 2
 
 
-def test_recycle_replaces_what_is_too_old(poolOf, clock, world):
-    pool = poolOf(3, maxIdleTime=None, maxOpenTime=10, minOpen=2)
+@pytest.mark.parametrize("capacity", [2, 3])
+def test_recycle_replaces_what_is_too_old_and_opens_before_it_closes(
+        capacity, poolOf, clock, world):
+    pool = poolOf(capacity, kind=FakeResource, maxIdleTime=None, maxOpenTime=10, minOpen=2)
+    live = []
     pool.recycle()
+    for resource in takeSome(pool, 2):
+        resource.script["close"] = [lambda: live.append(world.live)]
+        pool.put(resource)
     clock.advance(11)
     pool.recycle()
+    assert live == ([2, 2] if capacity == 3 else [1, 1])
     assert (world.live, world.opened) == (2, 4)
     assert closesOf(pool) == {Reason.AGE: 2}
+
+
+def test_min_open_are_kept_though_they_are_idle_for_too_long(poolOf, clock, world):
+    pool = poolOf(4, maxIdleTime=10, maxOpenTime=None, minOpen=2)
+    openSome(pool, 4)
+    for _ in range(3):
+        clock.advance(11)
+        pool.recycle()
+        assert world.live == 2
+    checkWhole(pool, world)
+
+
+def test_what_is_too_old_stays_until_another_can_be_opened(clock, world, caplog):
+    """One that is old is better than none while the server is down."""
+    opens = [None, OSError("down")]
+    pool = Pool("p", 2, minOpen=1, clock=clock,
+                factory=lambda name: FakeResource(name, world, open=[opens.pop(0)]))
+    pool.recycle()
+    clock.advance(301)
+    pool.recycle()
+    assert (world.live, closesOf(pool)) == (1, {})
+    assert caplog.messages == ["pool p: opening 'p-1' ahead of use failed"]
+    pool.recycle()
+    assert (world.live, closesOf(pool)) == (1, {Reason.AGE: 1})
+    checkClosed(pool, world)
 
 
 def test_recycle_without_min_open_opens_nothing(poolOf, world):
@@ -424,7 +454,7 @@ def test_recycle_logs_a_failing_open_and_tries_again_the_next_time(world, caplog
     checkWhole(pool, world)
 
 
-def test_what_is_opened_ahead_goes_to_who_waits(poolOf):
+def test_who_waits_gets_what_is_opened_ahead(poolOf):
     gate = Gate()
     pool = poolOf(1, kind=FakeResource, minOpen=1)
     with pool.take() as resource:
@@ -449,3 +479,68 @@ def test_what_opens_ahead_while_the_pool_is_closed_does_not_stay_open(poolOf, wo
     pool.recycle()
     assert world.live == 0
     checkClosed(pool, world)
+
+
+# -- warm
+
+
+@pytest.mark.parametrize("minOpen, count", [(0, 1), (1, 1), (2, 2)])
+def test_warm_opens_min_open_and_at_least_one(minOpen, count, poolOf, world):
+    pool = poolOf(3, minOpen=minOpen)
+    assert (pool.warm(), world.live) == (count, count)
+    assert (pool.warm(), world.opened) == (count, count)
+    checkWhole(pool, world)
+
+
+def test_warm_counts_what_is_checked_out(poolOf, world):
+    pool = poolOf(3, minOpen=2)
+    with pool.take():
+        assert (pool.warm(), world.live) == (2, 2)
+
+
+def test_warm_raises_what_open_raises(world):
+    errors = [None, OSError("down")]
+    pool = Pool("p", 3, minOpen=2,
+                factory=lambda name: FakeResource(
+                    name, world, open=[errors.pop(0) if errors else None]))
+    with pytest.raises(OSError, match="down"):
+        pool.warm()
+    assert world.live == 1
+    assert (pool.warm(), world.live) == (2, 2)
+    checkWhole(pool, world)
+
+
+@pytest.mark.parametrize("seconds, isInTime", [(5.0, True), (5.1, False)])
+def test_warm_begins_no_other_one_after_its_time(seconds, isInTime, clock, world):
+    pool = Pool("p", 2, minOpen=2, clock=clock, factory=lambda name: FakeResource(
+        name, world, open=[lambda: clock.advance(seconds)]))
+    if isInTime:
+        assert pool.warm(timeout=5) == 2
+    else:
+        with pytest.raises(PoolTimeout):
+            pool.warm(timeout=5)
+        assert world.live == 1
+    checkWhole(pool, world)
+
+
+def test_warm_opens_no_more_than_there_are(world):
+    pool = Pool("p", 3, minOpen=3)
+    with pytest.raises(PoolError, match="has nothing to open"):
+        pool.warm()
+    pool.put(PlainResource("a", world))
+    assert (pool.warm(), world.live) == (1, 1)
+
+
+def test_a_closed_pool_is_not_warmed(poolOf, world):
+    pool = poolOf(1)
+    pool.close()
+    with pytest.raises(PoolClosed):
+        pool.warm()
+    assert world.opened == 0
+
+
+@pytest.mark.parametrize("timeout", [-1, "1", True, float("nan")])
+def test_warm_refuses_a_wrong_time_out(timeout, poolOf, world):
+    with pytest.raises(ValueError, match="timeout must be None or a number of seconds >= 0, not"):
+        poolOf().warm(timeout)
+    assert world.opened == 0

@@ -1,10 +1,10 @@
-"""put and the with statement: what comes back, what is refused, and whose exception is seen."""
+"""put and the with statement: what is returned, what is refused, and whose exception is seen."""
 
 import threading
 
 import pytest
 
-from queuepool import Pool, PoolClosed, PoolError, Reason, Resource
+from queuepool import Pool, PoolClosed, PoolError, PoolTimeout, Reason, Resource
 from tests.helpers import (FakeResource, Gate, PlainResource, awaitWaiting, checkClosed, checkWhole,
                            runTogether, start)
 
@@ -24,7 +24,7 @@ def closesOf(pool):
     return {reason: count for reason, count in pool.stats().closesByReason.items() if count}
 
 
-# -- giving back
+# -- returning
 
 
 @KINDS
@@ -95,7 +95,7 @@ def test_put_repair_is_called_closed_or_not():
 def test_put_repair_may_open_it_again(world):
     class Ready(FakeResource):
         def putRepair(self):
-            if self._pool.stats().takes and not self.isOpen:
+            if self.pool.stats().takes and not self.isOpen:
                 self.open()
 
     pool = seeded(Ready("a", world), maxUsageCount=1)
@@ -184,7 +184,7 @@ def test_an_interruption_of_a_hook_is_raised_with_the_slot_back(hook, world):
     checkWhole(pool, world)
 
 
-def test_a_waiter_is_served_though_put_repair_fails(world):
+def test_one_who_waits_gets_it_though_put_repair_fails(world):
     resource = FakeResource("a", world)
     pool = seeded(resource)
     pool.take()
@@ -214,7 +214,7 @@ def test_the_users_exception_wins_over_misuse(caplog):
         pool.put(resource)
         1 / 0
     (message,) = caplog.messages
-    assert message.startswith("pool p: 'a' cannot be put, it is not taken but idle")
+    assert message.startswith("pool p: 'a' is idle in the pool, not checked out: it was already")
     checkWhole(pool)
 
 
@@ -231,6 +231,9 @@ class Special(KeyError):
     (True, GeneratorExit, True),
     (False, KeyError, False),
     (False, KeyboardInterrupt, False),
+    (None, KeyError, False),
+    (0, KeyError, False),
+    (1, KeyError, True),
     (KeyError, Special, True),
     (KeyError, ValueError, False),
     (BaseException, KeyboardInterrupt, True),
@@ -262,14 +265,45 @@ def test_close_on_exception_is_asked_with_the_exception_itself():
     assert asked == [error]
 
 
-@pytest.mark.parametrize("rule", [lambda error: 1 / 0, ("no class",)])
+class Odd:
+    def __bool__(self):
+        raise ValueError("ambiguous")
+
+
+@pytest.mark.parametrize("rule", [lambda error: 1 / 0, lambda error: Odd(), ("no class",)])
 def test_a_close_on_exception_that_fails_closes(rule, caplog):
     pool = seeded(PlainResource("a"))
     pool.closeOnException = rule
     with pytest.raises(KeyError), pool.take() as resource:
         raise KeyError
     assert not resource.isOpen
-    assert caplog.messages == ["pool p: closeOnException failed; the resource is closed"]
+    assert caplog.messages == ["pool p: closeOnException failed; 'a' is closed"]
+
+
+@pytest.mark.parametrize("rule", [True, BaseException, OSError, lambda error: True])
+@KINDS
+def test_the_pools_own_exceptions_close_nothing(kind, rule, world):
+    """PoolTimeout is an OSError; but it tells nothing about what is checked out here."""
+    pool = seeded(kind("a", world), closeOnException=rule)
+    for error in PoolTimeout, PoolClosed, PoolError:
+        with pytest.raises(error), pool.take() as resource:
+            raise error
+        assert resource.isOpen
+    checkWhole(pool, world)
+
+
+def test_what_fails_to_note_an_error_is_closed_or_not_all_the_same(world, caplog):
+    class Blind(PlainResource):
+        def noteError(self, error):
+            raise OSError
+
+    for rule in False, True:
+        pool = seeded(Blind("a", world), closeOnException=rule)
+        with pytest.raises(KeyError), pool.take() as resource:
+            raise KeyError
+        assert resource.isOpen is not rule
+        assert caplog.messages[-1] == "pool p: noteError of 'a' failed"
+        checkClosed(pool, world)
 
 
 def test_close_on_exception_may_be_changed_at_any_time():
@@ -293,28 +327,30 @@ def test_what_the_user_closed_before_the_exception_is_closed_once(world):
     with pytest.raises(KeyError), pool.take() as resource:
         resource.close()
         raise KeyError
-    assert closesOf(pool) == {Reason.EXCEPTION: 1}
+    assert closesOf(pool) == {Reason.USER: 1}
     checkWhole(pool, world)
 
 
 # -- misuse
 
 
-def test_putting_what_lies_in_the_pool_is_refused(world):
+MISUSE = ("pool 'p': 'a' is {}, not checked out: it was already returned (put twice?). "
+          "Return once what was taken, and do not use it afterwards")
+
+
+def test_putting_what_is_idle_is_refused(world):
     pool = seeded(PlainResource("a", world))
     with pool.take() as resource:
         pass
     with pytest.raises(PoolError) as caught:
         pool.put(resource)
-    assert str(caught.value) == (
-        "pool 'p': 'a' cannot be put, it is not taken but idle: it lies in the pool. Put back "
-        "what was taken once, and do not use it afterwards")
+    assert str(caught.value) == MISUSE.format("idle in the pool")
     checkWhole(pool, world)
 
 
 def test_putting_twice_at_the_end_of_a_with_block_is_refused():
     pool = seeded(PlainResource("a"))
-    with pytest.raises(PoolError, match="not taken but idle"), pool.take() as resource:
+    with pytest.raises(PoolError, match="not checked out"), pool.take() as resource:
         pool.put(resource)
     checkWhole(pool)
 
@@ -325,24 +361,27 @@ def test_putting_in_a_hook_is_refused(caplog):
     resource.script["takeRepair"] = [lambda: pool.put(resource)]
     with pytest.raises(PoolError) as caught:
         pool.take()
-    assert str(caught.value) == (
-        "pool 'p': 'a' cannot be put, it is not taken but held: a call of the pool is running "
-        "its hooks. Put back what was taken once, and do not use it afterwards")
+    assert str(caught.value) == MISUSE.format("in the hands of a pool call that runs its hooks")
     resource.script["putRepair"] = [lambda: pool.put(resource)]
     pool.put(pool.take())
     assert caplog.messages == ["pool p: putRepair of 'a' failed; it is closed"]
     checkWhole(pool, resource.world)
 
 
-def test_putting_what_left_the_pool_is_refused():
-    pool = seeded(PlainResource("a"))
-    with pool.take() as resource:
-        pool.close()
-    with pytest.raises(PoolError) as caught:
+def test_putting_what_left_the_pool_is_like_putting_a_new_one(world):
+    pool = seeded(PlainResource("a", world), PlainResource("b", world))
+    resource, other = pool.take(), pool.take()
+    pool.resize(1)
+    pool.put(resource)
+    pool.put(other)
+    with pytest.raises(PoolError, match="pool 'p' already has all 1 resources of its capacity"):
         pool.put(resource)
-    assert str(caught.value) == (
-        "pool 'p': 'a' cannot be put, it is not taken but gone: it left the pool for good, or "
-        "never was in it. Put back what was taken once, and do not use it afterwards")
+    pool.resize(2)
+    pool.put(resource)
+    checkWhole(pool, world)
+    pool.close()
+    with pytest.raises(PoolClosed, match="^pool 'p' is closed: close.. was called, or"):
+        pool.put(resource)
 
 
 def test_putting_what_another_pool_has_is_refused_and_changes_nothing(world):
@@ -352,32 +391,60 @@ def test_putting_what_another_pool_has_is_refused_and_changes_nothing(world):
     with pytest.raises(PoolError) as caught:
         other.put(resource)
     assert str(caught.value) == (
-        "pool 'other': 'a' belongs to pool 'p', where it is taken: its user has it; put it back "
-        "there")
+        "pool 'other': 'a' belongs to pool 'p', where it is checked out; put it back there")
     pool.put(resource)
-    with pytest.raises(PoolError, match="'a' belongs to pool 'p', where it is idle: it lies in"):
+    with pytest.raises(PoolError, match="'a' belongs to pool 'p', where it is idle in the pool"):
         other.put(resource)
     assert other.stats().idle == 0
     checkWhole(pool, world)
 
 
-@pytest.mark.parametrize("nonsense", [None, 42, "a", object()])
-def test_putting_what_is_no_resource_is_refused(nonsense):
+@pytest.mark.parametrize("nonsense, what", [
+    (None, "a value of type NoneType"), ("password", "a value of type str"), (42, "42")])
+def test_putting_what_is_no_resource_is_refused(nonsense, what):
     pool = Pool("p", 1)
     with pytest.raises(PoolError) as caught:
         pool.put(nonsense)
-    assert str(caught.value) == f"pool 'p': only a Resource can be put, not {nonsense!r}"
+    assert str(caught.value) == f"pool 'p': only a Resource can be put, not {what}"
     assert pool.stats().idle == 0
+
+
+def test_putting_what_a_resource_has_open_instead_of_it_says_whose_it_is(world):
+    pool = seeded(PlainResource("a", world))
+    with pool.take() as resource, pytest.raises(PoolError) as caught:
+        pool.put(resource.resource)
+    assert str(caught.value) == (
+        "pool 'p': only a Resource can be put, not a value of type Handle: it is what 'a' has "
+        "open; put that, or use 'with pool.take() as …'")
+    checkWhole(pool, world)
+
+
+def test_putting_what_forgot_its_super_init_says_so():
+    class Forgetful(Resource):
+        def __init__(self):
+            self.name = "a"
+
+    with pytest.raises(PoolError) as caught:
+        Pool("p", 1).put(Forgetful())
+    assert str(caught.value) == "pool 'p': Forgetful.__init__ has to call super().__init__(name)"
+
+
+def test_the_with_statement_of_a_resource_in_no_pool_says_so(world):
+    with pytest.raises(PoolError, match="'loose' is in no pool"), PlainResource("loose", world):
+        pass
+    with pytest.raises(KeyError), PlainResource("loose", world):
+        raise KeyError  # the user's own is the one to be seen
 
 
 @pytest.mark.parametrize("isHooked", [True, False])
 def test_of_two_who_put_the_same_one_at_once_only_one_succeeds(isHooked, world):
-    """Both are let go at the last call that comes before either claims it."""
+    """Both go on from the last call that comes before either changes its place."""
     both = threading.Barrier(2)
+    hurdles = [both, both]
 
     def clock():
-        if resource is not None and resource._slot.takenAt is not None:
-            both.wait(30)
+        if resource is not None and hurdles:
+            hurdles.pop().wait(30)
         return 1.0
 
     resource = None
@@ -393,8 +460,7 @@ def test_of_two_who_put_the_same_one_at_once_only_one_succeeds(isHooked, world):
             return "refused"
 
     assert sorted(runTogether(put, put)) == ["put", "refused"]
-    assert not both.broken
-    resource = None
+    assert not hurdles and not both.broken
     checkWhole(pool, world)
 
 
@@ -428,22 +494,57 @@ def test_one_more_than_the_capacity_is_refused_and_does_not_hang():
     extra = Resource("c")
     with pool.take() as taken:
         with pytest.raises(PoolError) as caught:
-            pool.put(extra)  # that one is out makes no room
+            pool.put(extra)  # that one is checked out makes no room
         assert taken.name == "b"
     assert str(caught.value) == (
-        "pool 'p': 'c' was not put: it already has all 2 resources of its capacity")
-    assert extra._pool is None
+        "pool 'p' already has all 2 resources of its capacity; 'c' was not put. Raise the "
+        "capacity with resize()")
+    assert extra.pool is None
     checkWhole(pool)
 
 
-def test_a_pool_with_a_factory_has_no_room_to_seed():
-    pool = Pool("p", 1, factory=PlainResource)
-    with pytest.raises(PoolError, match="it already has all 1 resources of its capacity"):
-        pool.put(PlainResource("mine"))
-    checkWhole(pool)
+def test_a_pool_with_a_factory_may_be_seeded_while_there_is_room(world):
+    pool = Pool("p", 2, factory=lambda name: PlainResource(name, world))
+    mine = PlainResource("mine", world)
+    pool.put(mine)
+    with pool.take() as first, pool.take() as second:
+        assert first is mine and second.name == "p-0"
+        with pytest.raises(PoolError, match="already has all 2 resources of its capacity"):
+            pool.put(PlainResource("extra"))
+    checkWhole(pool, world)
 
 
-def test_seeding_serves_who_waits():
+class AllEqual(PlainResource):
+    """Has no hash either."""
+
+    def __eq__(self, other):
+        raise AssertionError("compared")
+
+
+def test_resources_are_told_apart_by_identity_whatever_their_class_defines(world, clock):
+    resources = [AllEqual(name, world) for name in "abc"]
+    pool = seeded(*resources, clock=clock)
+    checkWhole(pool, world)
+    with pool.take() as first, pool.take(), pool.take() as third:
+        clock.advance(200)
+        assert first is not resources[0] and third is resources[0]
+    clock.advance(101)
+    pool.recycle()
+    assert world.live == 0
+    with pool.take() as older:
+        clock.advance(200)
+        with pool.take():
+            pass
+    clock.advance(101)
+    for _ in range(2):  # it was put last, so the first round may look at the other one
+        pool.recycle()
+    assert not older.isOpen and world.live == 1
+    checkWhole(pool, world)
+    pool.resize(1)
+    checkClosed(pool, world)
+
+
+def test_who_waits_gets_what_is_seeded():
     pool = Pool("p", 1)
     waiter = start(pool.take)
     awaitWaiting(pool, 1)
@@ -474,7 +575,7 @@ def test_a_closed_pool_is_not_seeded():
     resource = Resource("a")
     with pytest.raises(PoolClosed, match="pool 'p' is closed"):
         pool.put(resource)
-    assert resource._pool is None
+    assert resource.pool is None
 
 
 def test_one_seeded_while_the_pool_is_closed_does_not_stay(world):
@@ -495,3 +596,108 @@ def test_what_left_one_pool_may_be_seeded_into_another():
     with other.take() as taken:
         assert taken is resource
     checkWhole(other)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_a_seeding_that_was_interrupted_can_be_done_again(error, world):
+    def clock():
+        if errors:
+            raise errors.pop()
+        return 1.0
+
+    errors = [error]
+    pool = Pool("p", 1, clock=clock)
+    resource = PlainResource("a", world)
+    with pytest.raises(error):
+        pool.put(resource)
+    assert resource.pool is None
+    pool.put(resource)
+    checkWhole(pool, world)
+
+
+# -- the put of a subclass
+
+
+class Noting(Pool):
+    """Notes its puts, and whether the resource was open then."""
+
+    def __init__(self, *args, **options):
+        self.puts = []
+        super().__init__(*args, **options)
+
+    def put(self, resource):
+        self.puts.append((resource, resource.isOpen))
+        super().put(resource)
+
+
+@pytest.mark.parametrize("rule, isOpen", [(True, False), (False, True), (OSError, True)])
+@KINDS
+def test_a_put_that_is_overridden_is_called_at_the_end_of_a_with_block(kind, rule, isOpen, world):
+    pool = Noting("p", 1, closeOnException=rule)
+    resource = kind("a", world)
+    pool.put(resource)
+    for _ in range(3):
+        with pool.take():
+            pass
+    with pytest.raises(KeyError), pool.take():
+        raise KeyError
+    assert pool.puts == [(resource, False), *[(resource, True)] * 3, (resource, isOpen)]
+    assert closesOf(pool) == ({} if isOpen else {Reason.EXCEPTION: 1})
+    checkWhole(pool, world)
+
+
+def test_a_put_that_is_not_overridden_is_not_called_at_the_end_of_a_with_block(world):
+    class Other(Pool):
+        """Overrides something else."""
+
+        def take(self, timeout=None):
+            return super().take(timeout)
+
+    pool = Other("p", 1)
+    pool.put(FakeResource("a", world))
+    pool.put = None
+    with pool.take():
+        pass
+    with pytest.raises(KeyError), pool.take():
+        raise KeyError
+    del pool.put
+    checkWhole(pool, world)
+
+
+@pytest.mark.parametrize("error", [None, KeyError])
+def test_a_put_of_a_subclass_that_fails_loses_nothing(error, world, caplog):
+    class Failing(Pool):
+        def put(self, resource):
+            super().put(resource)
+            if resource.isOpen:
+                raise OSError("mine")
+
+    pool = Failing("p", 1, closeOnException=False)
+    pool.put(PlainResource("a", world))
+    with pytest.raises(error or OSError), pool.take():
+        if error is not None:
+            raise error
+    if error is not None:
+        assert caplog.messages == ["pool p: put of 'a' failed"]
+    assert pool.stats().idle == 1
+    with pool.take(timeout=0) as resource:
+        resource.close()  # so that the put does not fail
+    assert pool.close() == 0
+
+
+@pytest.mark.parametrize("error", [None, KeyError])
+def test_what_a_put_of_a_subclass_did_not_put_is_taken_on(error, world, caplog):
+    class Failing(Pool):
+        def put(self, resource):
+            if resource.isOpen:
+                raise OSError("mine")
+            super().put(resource)
+
+    pool = Failing("p", 1, closeOnException=False)
+    pool.put(PlainResource("a", world))
+    with pytest.raises(error or OSError), pool.take():
+        if error is not None:
+            raise error
+    stats = pool.stats()
+    assert (stats.idle, stats.taken) == (1, 0)
+    assert pool.close() == 0 and world.live == 0

@@ -1,8 +1,11 @@
 """take: order, turns, time-outs, lazy opening, and what comes of hooks that fail."""
 
+import signal
+
 import pytest
 
 from queuepool import Pool, PoolClosed, PoolError, PoolTimeout, Reason
+from queuepool.core.idle import Waiter
 from tests.helpers import (FakeResource, Gate, PlainResource, World, awaitTrue, awaitWaiting,
                            checkWhole, start)
 
@@ -48,7 +51,7 @@ def test_the_last_put_is_taken_first(kind):
     assert orderOf(pool) == [c, a, b]
 
 
-def test_a_new_pool_with_a_factory_hands_out_its_slots_from_the_first():
+def test_the_factory_numbers_its_resources_from_the_first():
     assert [resource.name for resource in orderOf(poolOf(3))] == ["p-0", "p-1", "p-2"]
 
 
@@ -73,15 +76,15 @@ def test_an_open_one_is_preferred_to_a_closed_one_put_later(kind):
 
 
 @pytest.mark.parametrize("hook", ["close", "takeRepair"])
-def test_one_that_turns_out_to_be_closed_is_laid_aside_for_an_open_one(hook, world, clock):
+def test_an_open_one_is_preferred_to_one_that_turns_out_to_be_closed(hook, world, clock):
     pool = poolOf(2, world, clock, maxIdleTime=10)
     a, b = takeAll(pool)
-    pool.put(a)
     if hook == "takeRepair":
+        pool.put(a)
         b.script["takeRepair"] = [b.close]
+    else:  # idle for too long, although its put ended last
+        b.script["putRepair"] = [lambda: clock.advance(11) or pool.put(a)]
     pool.put(b)
-    if hook == "close":
-        b._slot.lastUsedAt -= 11  # idle for too long, although it was put last
     with pool.take() as resource:
         assert resource is a
     assert world.opened == 2 and not b.isOpen
@@ -117,47 +120,65 @@ def test_what_is_put_goes_to_who_waits_and_not_to_the_next_who_comes():
     awaitWaiting(pool, 1)
     pool.put(taken)
     with pytest.raises(PoolTimeout):
-        pool.take(timeout=0)  # by now it is the waiter's, whether that has woken or not
+        pool.take(timeout=0)  # it is the waiter's, whether that has woken or not
     assert waiter.result() is taken
     pool.put(taken)
 
 
 @KINDS
-def test_a_newcomer_does_not_overtake_one_who_waits_though_one_lies_there(kind):
+def test_a_newcomer_does_not_overtake_one_who_is_slow_to_wake(kind, monkeypatch):
     pool = poolOf(1, kind=kind)
     taken = pool.take()
     waiter = start(pool.take)
     awaitWaiting(pool, 1)
-    serve, pool._queue.serve = pool._queue.serve, lambda: None
-    pool.put(taken)  # held up after it lay down, before it looks at the line
-    with pytest.raises(PoolTimeout):
-        pool.take(timeout=0)
-    pool._queue.serve = serve
-    serve()
+    with monkeypatch.context() as patch:
+        patch.setattr(Waiter, "wake", lambda self: None)
+        pool.put(taken)
+        for timeout in 0, 0.01:
+            with pytest.raises(PoolTimeout):
+                pool.take(timeout)
+    pool.resize(1)  # wakes it
     assert waiter.result() is taken
     pool.put(taken)
 
 
-def test_one_who_times_out_leaves_the_line_to_the_others():
+def test_one_who_times_out_leaves_the_line_to_the_others(monkeypatch):
+    gate, sleep = Gate(), Waiter.sleep
+    sleeps = [lambda waiter, seconds: gate()]
+    monkeypatch.setattr(
+        Waiter, "sleep", lambda *arguments: (sleeps.pop() if sleeps else sleep)(*arguments))
     pool = poolOf(1)
     taken = pool.take()
-    patient = []
-
-    class Line(type(pool._queue.line)):
-        """A line which another one joins just before the first leaves it."""
-
-        def remove(self, give):
-            patient.append(start(pool.take))
-            awaitWaiting(pool, 2)
-            super().remove(give)
-
-    pool._queue.line = Line()
+    impatient = start(pool.take, 0.01)
+    gate.awaitArrival()
+    patient = start(pool.take)
+    awaitWaiting(pool, 2)
+    gate.open()
     with pytest.raises(PoolTimeout):
-        pool.take(timeout=0.01)
+        impatient.result()
     assert pool.stats().waiting == 1
     pool.put(taken)
-    assert patient[0].result() is taken
+    assert patient.result() is taken
     pool.put(taken)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="needs POSIX signals")
+def test_a_signal_handler_may_take_and_put(world):
+    pool = poolOf(2, world)
+    served = []
+
+    def handler(signum, frame):
+        with pool.take():
+            served.append(signum)
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        with pool.take():
+            signal.raise_signal(signal.SIGALRM)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert served == [signal.SIGALRM]
+    checkWhole(pool, world)
 
 
 # -- time-outs
@@ -224,7 +245,7 @@ def test_a_time_out_says_who_how_many_and_how_long(clock):
         pool.take(timeout=0)
     assert str(caught.value) == (
         "pool 'p': no resource came free in 0.000 s (timeout 0 s): "
-        "capacity 3, taken 3, idle 0, waiting 0")
+        "capacity 3, checked out 3, idle 0, waiting 0")
 
 
 def test_a_time_out_says_the_seconds_waited_and_who_else_waits():
@@ -239,8 +260,8 @@ def test_a_time_out_says_the_seconds_waited_and_who_else_waits():
         pool.take(timeout=0.01)
     assert str(caught.value) == (
         "pool 'p': no resource came free in 7.250 s (timeout 0.01 s): "
-        "capacity 1, taken 1, idle 0, waiting 1")
-    assert caught.value.__suppress_context__
+        "capacity 1, checked out 1, idle 0, waiting 1")
+    assert caught.value.__cause__ is None and caught.value.__context__ is None
     pool.put(taken)
     pool.put(other.result())
 
@@ -256,20 +277,66 @@ def test_a_time_out_is_counted_with_its_wait():
     assert stats.waitTime >= 0.01
 
 
-def test_an_unseeded_pool_times_out_too():
-    with pytest.raises(PoolTimeout, match="capacity 2, taken 0, idle 0, waiting 0"):
-        Pool("p", 2).take(timeout=0)
+def test_the_time_out_of_a_pool_that_was_never_seeded_says_so(clock):
+    with pytest.raises(PoolTimeout) as caught:
+        Pool("p", 2, clock=clock).take(timeout=0)
+    assert str(caught.value) == (
+        "pool 'p': no resource came free in 0.000 s (timeout 0 s): capacity 2, checked out 0, "
+        "idle 0, waiting 0; nothing was put into the pool yet, and it has no factory")
 
 
 @pytest.mark.parametrize("timeout", [-1, -0.001, float("nan"), "1", True])
 def test_a_senseless_time_out_is_refused_whether_it_would_have_to_wait_or_not(timeout):
     pool = poolOf(1)
-    said = "timeout is None or a number of seconds from 0 up, not"
+    said = "timeout must be None or a number of seconds >= 0, not"
     with pytest.raises(ValueError, match=said):
         pool.take(timeout=timeout)
     with pool.take(), pytest.raises(ValueError, match=said):
         pool.take(timeout=timeout)
     assert (pool.stats().takes, pool.stats().idle) == (1, 1)
+
+
+@pytest.mark.parametrize("hook, seconds, isInTime", [
+    ("takeRepair", 0.5, True), ("takeRepair", 0.51, False), ("open", 9.0, True)])
+def test_after_the_time_no_other_hook_is_begun(hook, seconds, isInTime, world, clock):
+    """The end of the last hook may be late; what it made ready is handed out."""
+    pool = poolOf(1, world, clock)
+    pool.put(pool.take())
+    with pool.take() as resource:
+        resource.close()
+    resource.script[hook] = [lambda: clock.advance(seconds)]
+    if isInTime:
+        pool.put(pool.take(timeout=0.5))
+    else:
+        with pytest.raises(PoolTimeout, match=r"'p-0' was not ready in 0.510 s"):
+            pool.take(timeout=0.5)
+    assert resource.isOpen is isInTime
+    checkWhole(pool, world)
+
+
+@pytest.mark.parametrize("seconds, isInTime", [(0.05, True), (0.06, False)])
+def test_however_short_the_time_is_hooks_may_use_a_little(seconds, isInTime, world, clock):
+    pool = poolOf(1, world, clock)
+    pool.put(pool.take())
+    with pool.take() as resource:
+        resource.close()
+    resource.script["takeRepair"] = [lambda: clock.advance(seconds)]
+    if isInTime:
+        pool.put(pool.take(timeout=0))
+    else:
+        with pytest.raises(PoolTimeout):
+            pool.take(timeout=0)
+    checkWhole(pool, world)
+
+
+@KINDS
+def test_one_take_closes_at_most_one_that_has_expired(kind, world, clock):
+    pool = poolOf(3, world, clock, kind)
+    orderOf(pool)
+    clock.advance(301)
+    with pool.take(timeout=0):
+        assert (world.closed, world.opened, world.live) == (1, 4, 3)
+    checkWhole(pool, world)
 
 
 # -- hooks
@@ -380,6 +447,28 @@ def test_take_repair_may_close_and_open_it_itself(clock):
             assert (stats.open, stats.opens, stats.closes) == (1, count, count - 1)
             assert (resource.age, resource.usageCount) == (0.0, 1)
             clock.advance(100)
+
+
+def test_what_a_take_passed_over_is_not_kept_alive_by_it(world):
+    """It found a better one; who takes and drops the first meanwhile is not to wait for it."""
+    putBack, gate = [], Gate()
+    first = FakeResource("a", world, takeRepair=[lambda: pool.put(putBack.pop())])
+    second = FakeResource("b", world, takeRepair=[None, gate])
+    pool = Pool("p", 2)
+    pool.put(first)
+    pool.put(second)
+    putBack.append(pool.take())
+    assert putBack == [second]
+    del first, second
+    taking = start(pool.take)  # picks a, closed; b comes back meanwhile, open, and is preferred
+    gate.awaitArrival()
+    pool.take(timeout=0)  # and drops it
+    assert (pool.stats().taken, pool.stats().idle) == (0, 1)
+    gate.open()
+    pool.put(taking.result())
+    with pytest.warns(ResourceWarning, match="'a' was taken and dropped"):
+        pool.recycle()
+    checkWhole(pool, world)
 
 
 # -- failures
@@ -496,7 +585,7 @@ def test_an_open_that_forgets_its_super_is_told_so(world):
     with pytest.raises(PoolError) as caught:
         pool.take()
     assert str(caught.value) == (
-        "pool 'p': Forgetful.open() of 'p-0' did not call super().open() at its end")
+        "Forgetful.open() of 'p-0' has to call super().open() at its end")
     assert world.live == 0
     stats = pool.stats()
     assert (stats.idle, stats.openErrors, stats.opens) == (1, 1, 0)
@@ -556,6 +645,49 @@ def test_a_close_that_forgets_its_super_counts_as_closed_all_the_same():
     assert pool.stats().closes == 2
 
 
+# -- in an outage
+
+
+def isReconnecting(pool):
+    return repr(pool).endswith(", reconnecting>")
+
+
+def test_an_open_that_succeeds_while_another_one_fails_ends_the_outage(world):
+    gate = Gate()
+
+    def failSlowly():
+        gate()
+        raise OSError("refused")
+
+    scripts = [[failSlowly], []]
+    pool = Pool("p", 2, openRetryTime=10.0,
+                factory=lambda name: FakeResource(name, world, open=scripts.pop(0)))
+    failing = start(pool.take)
+    gate.awaitArrival()
+    other = pool.take()
+    gate.open()
+    one = failing.result()
+    assert not isReconnecting(pool)
+    pool.put(one)
+    pool.put(other)
+    checkWhole(pool, world)
+
+
+def test_a_repair_that_opens_it_itself_ends_the_outage(world):
+    class SelfOpening(PlainResource):
+        def takeRepair(self):
+            if not self.isOpen:
+                self.open()
+
+    pool = poolOf(2, world, kind=SelfOpening, openRetryTime=10.0)
+    with pytest.raises(KeyError), pool.take():
+        raise KeyError  # it is closed, so others may be broken too
+    assert isReconnecting(pool)
+    with pool.take(timeout=0), pool.take(timeout=0):
+        assert not isReconnecting(pool)
+    checkWhole(pool, world)
+
+
 # -- the pool is closed
 
 
@@ -565,7 +697,8 @@ def test_nothing_is_taken_from_a_closed_pool():
     for timeout in None, 0, 1.0:
         with pytest.raises(PoolClosed) as caught:
             pool.take(timeout)
-        assert str(caught.value) == "pool 'p' is closed"
+        assert str(caught.value) == (
+            "pool 'p' is closed: close() was called, or the block of 'with pool:' has ended")
 
 
 def test_who_waits_is_told_when_the_pool_is_closed():
@@ -588,28 +721,15 @@ def test_one_whose_hook_runs_while_the_pool_is_closed_is_not_handed_out(hook):
         pool.take()
     assert not resource.isOpen and resource.world.live == 0
     stats = pool.stats()
+    assert stats.opens == (1 if hook == "open" else 0)
     assert stats.opens == stats.closes == stats.closesByReason[Reason.POOL_CLOSED]
     assert pool.close() == 0
 
 
-def test_one_that_lies_there_though_the_pool_is_closed_is_closed_by_who_comes(world):
-    pool = poolOf(1, world)
-    with pool.take() as resource:
-        pass
-    queue = pool._queue
-    held = queue.pick()
-    pool.close()
-    queue.layDown(held)  # somebody was held up just before this when the pool was closed
-    with pytest.raises(PoolClosed):
-        pool.take()
-    assert not resource.isOpen and world.live == 0
-    assert pool.stats().idle == 0
+# -- what is checked out for long
 
 
-# -- what is out for long
-
-
-def test_what_is_out_for_long_is_reported_once_and_when_it_comes_back(clock, caplog):
+def test_what_is_checked_out_for_long_is_reported_once_and_when_it_is_returned(clock, caplog):
     caplog.set_level("INFO", "queuepool")
     pool = poolOf(1, clock=clock, kind=PlainResource, leakTime=10, leakTrace=True)
     taken = pool.take()
@@ -622,23 +742,27 @@ def test_what_is_out_for_long_is_reported_once_and_when_it_comes_back(clock, cap
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert record.message.startswith(
-        "pool p: 'p-0' is out for 11.0 s; thread MainThread, which took it, is here:\n")
-    where, trace = record.message.split("\nIt was taken here:\n")
+        "pool p: 'p-0' is checked out for 11.0 s by thread 'MainThread', which is now at:\n")
+    where, trace = record.message.split("\nIt was taken at:\n")
     assert "pool.recycle()" in where and "taken = pool.take()" in trace
     clock.advance(1)
     pool.put(taken)
-    assert taken._slot.trace is None  # kept no longer than it may be asked for
     assert caplog.records[1].levelname == "INFO"
-    assert caplog.messages[1] == "pool p: 'p-0' came back after 12.0 s"
+    assert caplog.messages[1] == "pool p: 'p-0' was returned after 12.0 s"
+    pool.leakTrace = False
+    with pool.take():
+        clock.advance(11)
+        pool.recycle()
+        assert "It was taken at:" not in caplog.messages[2]
 
 
-def test_what_comes_back_the_short_way_is_told_too(clock, caplog):
+def test_what_is_returned_the_short_way_is_told_too(clock, caplog):
     caplog.set_level("INFO", "queuepool")
     pool = poolOf(1, clock=clock, kind=PlainResource, leakTime=10)
     with pool.take():
         clock.advance(11)
         pool.recycle()
-    assert caplog.messages[1:] == ["pool p: 'p-0' came back after 11.0 s"]
+    assert caplog.messages[1:] == ["pool p: 'p-0' was returned after 11.0 s"]
     with pool.take():
         pass
     assert len(caplog.messages) == 2
@@ -653,8 +777,8 @@ def test_one_whose_thread_has_ended_is_reported_once(clock, caplog):
     pool.recycle()
     pool.recycle()
     (message,) = caplog.messages
-    assert message.startswith("pool p: 'p-0' is out for 2.0 s; thread ")
-    assert message.endswith(", which took it, has ended")
+    assert message.startswith("pool p: 'p-0' is checked out for 2.0 s by thread 'Thread-")
+    assert message.endswith("', which has ended without returning it")
     pool.put(resource)
 
 
@@ -667,7 +791,7 @@ def test_the_next_take_of_the_same_one_is_reported_anew(clock, caplog):
     assert len(caplog.messages) == 2
 
 
-def test_the_time_in_line_is_no_time_out_of_the_pool(clock, caplog):
+def test_the_time_in_line_is_not_reported(clock, caplog):
     pool = poolOf(1, World(), clock, kind=PlainResource, leakTime=10)
     taken = pool.take()
     done = Gate()

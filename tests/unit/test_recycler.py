@@ -1,17 +1,19 @@
 """The recycler's thread: one per pool, survives, holds nothing, ends."""
 
 import gc
+import inspect
 import subprocess
 import sys
 import textwrap
 import threading
 import weakref
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 
 import pytest
 
 from queuepool import Pool, PoolClosed
-from queuepool.recycler import Recycler, _run
+from queuepool.core.log import Log
+from queuepool.core.recycler import Recycler, _run
 from tests.helpers import (PATIENCE, FakeResource, Gate, awaitTrue, checkClosed, checkWhole,
                            runTogether, start)
 
@@ -55,19 +57,29 @@ def test_it_recycles_every_interval(pool, clock, world):
     assert world.live == 0
 
 
-def test_it_sleeps_the_interval_before_each_round(pool, clock, world):
-    class Wake:
-        """Let the first sleep pass, and end the second."""
+def test_its_first_round_is_at_once(pool, clock):
+    clock.advance(301.0)
+    pool.startRecycler(NEVER)
+    awaitTrue(lambda: pool.stats().closes == 1)
+
+
+def test_it_sleeps_the_interval_between_two_rounds(pool, clock, world, monkeypatch):
+    class End(SimpleQueue):
+        """What ends the thread, in its third sleep; a sleep takes no time."""
 
         def get(self, timeout):
             sleeps.append((timeout, world.live))
-            if len(sleeps) == 1:
-                raise Empty
+            if len(sleeps) == 3:
+                return None
+            return super().get(block=False)
 
     sleeps = []
     clock.advance(301.0)
-    _run(weakref.ref(pool), Wake(), 60.0)
-    assert sleeps == [(60.0, 1), (60.0, 0)]
+    monkeypatch.setattr("queuepool.core.recycler.SimpleQueue", End)
+    recycler = Recycler(pool, Log(pool.name))
+    recycler.start(60.0)
+    awaitTrue(lambda: not recyclersOf(pool.name))
+    assert sleeps == [(0.0, 1), (60.0, 0), (60.0, 0)]
 
 
 def test_its_thread_is_a_daemon_with_the_pools_name(pool):
@@ -93,8 +105,8 @@ def test_interval_is_a_number_of_seconds_above_zero(pool, interval):
 
 
 def test_interval_is_sixty_seconds_when_it_is_not_told(pool):
-    pool.startRecycler()
-    assert pool._recycler["thread"].interval == 60
+    parameter = inspect.signature(pool.startRecycler).parameters["interval"]
+    assert parameter.default == 60
 
 
 # -- starting and stopping
@@ -205,7 +217,7 @@ def test_thread_that_cannot_be_started_leaves_nothing_behind(pool, monkeypatch):
     def fail(self):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(Recycler, "start", fail)
+    monkeypatch.setattr(threading.Thread, "start", fail)
     with pytest.raises(RuntimeError, match="can't start"):
         pool.startRecycler(NEVER)
     monkeypatch.undo()
@@ -214,14 +226,16 @@ def test_thread_that_cannot_be_started_leaves_nothing_behind(pool, monkeypatch):
     assert len(recyclersOf(pool.name)) == 1
 
 
-def test_it_tells_whether_it_is_alive(pool):
-    recycler = Recycler(pool, NEVER)
-    assert not recycler.isAlive
-    recycler.start()
-    assert recycler.isAlive
-    recycler.stop()
-    recycler.join()
-    assert not recycler.isAlive
+def test_it_tells_whether_it_runs_and_how_often(pool):
+    recycler = Recycler(pool, Log(pool.name))
+    for interval in NEVER, NEVER + 1.0:
+        assert (recycler.isRunning, recycler.interval) == (False, None)
+        recycler.start(interval)
+        recycler.start(SOON)
+        assert (recycler.isRunning, recycler.interval) == (True, interval)
+        recycler.stop(wait=True)
+        assert not recyclersOf(pool.name)
+    recycler.stop(wait=False)
 
 
 # -- surviving
@@ -333,8 +347,8 @@ def test_pool_that_is_dropped_during_a_round_is_collected_after_it(clock):
 
 
 def test_thread_ends_when_it_finds_no_pool():
-    """The pool can go between the end of the sleep and the look at it."""
-    _run(lambda: None, SimpleQueue(), 0.0)
+    """The pool can be collected between the end of the sleep and the look at it."""
+    _run(lambda: None, SimpleQueue(), 0.0, Log("p"))
 
 
 # -- the end of the interpreter
@@ -347,6 +361,7 @@ def test_thread_ends_when_it_finds_no_pool():
         slow = pool.take()
         slow.close = lambda: (arrived.set(), threading.Event().wait())
         pool.put(slow)
+        now.append(301.0)
         pool.startRecycler(0.0001)
         arrived.wait()
         """, id="in a hook that does not end"),
@@ -357,7 +372,8 @@ def test_interpreter_exits_at_once_and_quietly(what, ending):
         from queuepool import Pool, Resource
 
         arrived = threading.Event()
-        pool = Pool("main", 2, maxIdleTime=0.0, factory=Resource)
+        now = [0.0]
+        pool = Pool("main", 2, factory=Resource, clock=lambda: now[-1])
         """) + textwrap.dedent(what) + textwrap.dedent("""
         taken = [pool.take() for _ in range(pool.stats().idle)]
         waiting = threading.Thread(target=pool.take, daemon=True)

@@ -1,9 +1,15 @@
 """The resource: what its public reads say at each moment of its life, and its with statement."""
 
+import contextlib
+import copy
+import gc
+import pickle
+from weakref import ref
+
 import pytest
 
-from queuepool import Pool, Resource, ResourceManager
-from tests.helpers import FakeResource, PlainResource
+from queuepool import Pool, PoolError, Resource, ResourceManager
+from tests.helpers import FakeResource, Handle, PlainResource
 
 
 @pytest.fixture
@@ -15,7 +21,7 @@ def test_a_new_resource_is_closed_unused_and_has_no_age():
     resource = Resource("a")
     assert (resource.name, resource.resource, resource.isOpen) == ("a", None, False)
     assert (resource.usageCount, resource.age, resource.idleTime) == (0, None, None)
-    assert resource._pool is None
+    assert resource.pool is None
 
 
 def test_open_and_close_of_the_base_class_change_its_state():
@@ -49,7 +55,7 @@ def test_abandon_forgets_without_closing(world):
 
 
 def test_the_public_reads_cannot_be_written():
-    for name in "isOpen", "usageCount", "age", "idleTime":
+    for name in "isOpen", "usageCount", "age", "idleTime", "pool", "generation":
         with pytest.raises(AttributeError):
             setattr(Resource("a"), name, 1)
 
@@ -97,6 +103,17 @@ def test_idle_time_counts_from_the_last_put(pool, clock):
     assert resource.idleTime is None
 
 
+def test_it_knows_its_pool_and_the_generation_that_it_was_opened_in(pool):
+    generations = []
+    for _ in range(2):
+        with pool.take() as resource:
+            assert resource.pool is pool and resource.generation is pool.generation
+            generations.append(resource.generation)
+        pool.invalidate()
+        assert resource.generation is not pool.generation
+    assert generations[0] is not generations[1]
+
+
 def test_the_name_is_its_string():
     assert str(Resource("a")) == "a"
 
@@ -108,11 +125,38 @@ def test_its_representation_says_class_name_state_and_use(pool):
     assert repr(resource) == "<PlainResource 'p-0' closed, used 1 times>"
 
 
-def test_the_with_statement_hands_out_the_resource_and_gives_it_back(pool):
-    taken = pool.take()
-    with taken as resource:
-        assert resource is taken
+class EnteredBySuper(PlainResource):
+    """A resource with an ``__enter__`` of its own that calls the one of its base class."""
+
+    def __enter__(self):
+        return super().__enter__()
+
+
+def enteredByWith(resource, body):
+    with resource as target:
+        body(target)
+
+
+def enteredByExitStack(resource, body):
+    with contextlib.ExitStack() as stack:
+        body(stack.enter_context(resource))
+
+
+def enteredByCall(resource, body):
+    body(resource.__enter__())
+    resource.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("enter", [enteredByWith, enteredByExitStack, enteredByCall])
+@pytest.mark.parametrize("kind", [PlainResource, FakeResource, EnteredBySuper])
+def test_however_it_is_entered_it_hands_out_itself_and_is_returned(kind, enter):
+    def body(target):
+        assert target is taken
         assert pool.stats().taken == 1
+
+    pool = Pool("p", 1, factory=kind)
+    taken = pool.take()
+    enter(taken, body)
     assert pool.stats().taken == 0
 
 
@@ -126,6 +170,49 @@ def test_a_subclass_may_hand_out_what_it_wraps(clock):
     with taken as handle:
         assert handle is taken.resource
     assert pool.stats().taken == 0
+
+
+@pytest.mark.parametrize("enter", [enteredByWith, enteredByExitStack, enteredByCall])
+@pytest.mark.parametrize("opened", [Handle(), (1, 2), None], ids=repr)
+def test_hand_out_tells_what_is_handed_out(opened, enter):
+    class Handing(Resource):
+        def open(self):
+            self.resource = opened
+            self.handOut(opened)
+            super().open()
+
+    targets = []
+    pool = Pool("p", 1, factory=Handing)
+    enter(pool.take(), targets.append)
+    assert len(targets) == 1 and targets[0] is opened
+
+
+def test_hand_out_does_not_keep_what_is_handed_out():
+    resource = Resource("a")
+    resource.resource = Handle()
+    resource.handOut(resource.resource)
+    handle = ref(resource.resource)
+    resource.resource = None
+    assert handle() is None
+
+
+def test_a_resource_is_in_no_reference_cycle():
+    """Else what was dropped would come back to the pool only with the garbage collector."""
+    gc.disable()
+    try:
+        resource = Resource("a")
+        weakly = ref(resource)
+        del resource
+        assert weakly() is None
+    finally:
+        gc.enable()
+
+
+def test_what_is_in_no_pool_cannot_be_returned_to_one():
+    with pytest.raises(PoolError, match="'a' is in no pool"), Resource("a"):
+        pass
+    with pytest.raises(ZeroDivisionError), Resource("a"):
+        1 / 0
 
 
 def test_the_with_statement_does_not_swallow_exceptions(pool):
@@ -147,3 +234,89 @@ def test_the_usage_count_of_1_3_2_may_be_set_by_an_open_that_does_all_itself(poo
     alone = Resource("a")
     alone._usageCount = 5
     assert alone.usageCount == Resource("b").usageCount == 0
+
+
+@pytest.mark.parametrize("attempt", [copy.copy, copy.deepcopy, pickle.dumps])
+@pytest.mark.parametrize("kind", [Resource, PlainResource, FakeResource])
+def test_it_cannot_be_copied_or_pickled(kind, attempt):
+    with pytest.raises(TypeError, match=f"{kind.__name__} 'a' cannot be copied or pickled"):
+        attempt(kind("a"))
+
+
+# -- a finalizer of a subclass
+
+class Finalized(PlainResource):
+    """A resource with a finalizer, which notes the ends."""
+
+    def __init__(self, name):
+        super().__init__(name)
+        self.ends = []
+
+    def __del__(self):
+        self.ends.append(self.name)
+
+
+class FinalizedTwice(Finalized):
+    """One that calls the finalizer of its base class, too."""
+
+    def __del__(self):
+        super().__del__()
+        self.ends.append("own")
+
+
+class Mixin:
+    def __del__(self):
+        self.ends.append(self.name)
+
+
+class FinalizedByMixin(Mixin, Finalized):
+    """One whose finalizer is not defined in a subclass of Resource."""
+
+
+kinds = pytest.mark.parametrize("kind, ends", [
+    (Finalized, ["p-0"]), (FinalizedTwice, ["p-0", "own"]), (FinalizedByMixin, ["p-0"])])
+
+
+@kinds
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_the_finalizer_of_a_subclass_is_called_at_the_end_and_not_when_it_comes_back(kind, ends):
+    pool = Pool("p", 1, factory=kind)
+    noted = pool.take().ends  # the resource is dropped
+    pool.recycle()
+    with pool.take() as resource:
+        assert resource.ends is noted and not noted
+    del resource, pool
+    gc.collect()
+    assert noted == ends
+
+
+@kinds
+def test_it_is_called_for_what_leaves_the_pool_and_for_what_never_was_in_one(kind, ends):
+    noted = kind("p-0").ends
+    assert noted == ends
+    with Pool("p", 1, factory=kind) as pool:
+        with pool.take() as resource:
+            noted = resource.ends
+        del resource
+    assert noted == ends
+
+
+@kinds
+def test_it_is_called_for_what_is_dropped_after_its_pool_was_closed(kind, ends):
+    pool = Pool("p", 1, factory=kind)
+    resource = pool.take()
+    noted = resource.ends
+    assert pool.close() == 1
+    del resource
+    assert noted == ends
+    assert pool.close() == 0
+
+
+def test_a_resource_whose_constructor_failed_ends_quietly():
+    class Failing(Resource):
+        def __init__(self, name):
+            raise KeyError(name)
+
+    with pytest.raises(KeyError):
+        Failing("a")
+    gc.collect()

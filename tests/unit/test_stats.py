@@ -52,6 +52,19 @@ def test_gauges_tell_where_the_resources_are():
     pool.put(first)
 
 
+def test_idle_counts_with_a_factory_also_what_can_still_be_built():
+    pool, seeded = Pool("p", 3, factory=PlainResource), Pool("p", 3)
+    assert (pool.stats().idle, seeded.stats().idle) == (3, 0)
+    seeded.put(PlainResource("a"))
+    with pool.take(), seeded.take():
+        assert (pool.stats().idle, seeded.stats().idle) == (2, 0)
+    assert (pool.stats().idle, seeded.stats().idle) == (3, 1)
+    pool.resize(2)
+    assert pool.stats().idle == 2
+    pool.close()
+    assert pool.stats().idle == 0
+
+
 def test_gauges_tell_how_many_wait():
     pool = Pool("p", 1, factory=PlainResource)
     taken = pool.take()
@@ -107,13 +120,18 @@ def test_use_times_are_summed_from_take_to_put(clock, kind):
     assert (stats.useTime, stats.useMax) == (10.0, 7.0)
 
 
-def test_use_time_does_not_count_the_time_in_open(clock):
-    resource = FakeResource("a", open=[lambda: clock.advance(9)])
+@pytest.mark.parametrize("hook", ["takeRepair", "open", "putRepair"])
+def test_use_time_does_not_count_the_time_in_hooks(clock, hook):
+    resource = FakeResource("a")
     pool = Pool("p", 1, clock=clock)
     pool.put(resource)
-    with pool.take():
-        clock.advance(2)
-    assert pool.stats().useTime == 2.0
+    resource.script[hook] = [lambda: clock.advance(9)] * 2
+    for _ in range(2):
+        with pool.take():
+            clock.advance(2)
+        pool.invalidate()
+    stats = pool.stats()
+    assert (stats.useTime, stats.useMax) == (4.0, 2.0)
 
 
 def test_wait_times_are_summed_whatever_came_of_the_wait(clock):
