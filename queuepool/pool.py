@@ -235,7 +235,7 @@ class Pool(Generic[R]):
         slot.place = HELD
         slot.takenBy = taker
         if now > slot.checkAt or now - slot.lastUsedAt > self._limits.maxIdleTime:
-            self._keeper.closeIfDue(resource)
+            self._keeper.closeIfDue(resource, now)
             now = self.clock()
         if slot.hasRepairHooks:
             wasOpen, slot.closing = resource._isOpen, REPAIR
@@ -328,7 +328,7 @@ class Pool(Generic[R]):
             return False
         if queue.closed and self._keeper.pickClosed(call):
             return True
-        return self._factory is not None and len(queue.members) < queue.capacity
+        return self._factory is not None and len(queue.members) < queue.maxsize
 
     def _opens(self, call: Call) -> bool:
         """Open what is in hand. Return False if another one is better, or if that failed."""
@@ -436,7 +436,7 @@ class Pool(Generic[R]):
             if error is not None and self._hooks.closesOn(resource, error):
                 self._hooks.close(resource, Reason.EXCEPTION)
             elif now > slot.checkAt or slot.takes >= slot.takesLimit:
-                self._keeper.closeIfDue(resource)
+                self._keeper.closeIfDue(resource, now)
             if slot.hasRepairHooks:
                 wasOpen, slot.closing = resource._isOpen, REPAIR
                 try:
@@ -601,7 +601,7 @@ class Pool(Generic[R]):
         checkInteger("capacity", capacity, 1)
         if self.closed:
             raise self._closedError()
-        self._queue.capacity = capacity
+        self._queue.maxsize = capacity
         self._queue.askToCheck()
         self._keeper.trim(self.clock() + LEAST_CLOSE_TIME)
         self._queue.notify()
@@ -643,7 +643,7 @@ class Pool(Generic[R]):
         old = self._queue
         interval = self._recycler.interval
         self._recycler = Recycler(self, self._log)
-        self._begin(old.capacity)
+        self._begin(old.maxsize)
         if old.isShutDown:
             self._queue.shutdown()
         fork.disownAll(old, self._disown, isSeeded=self._factory is None)
@@ -668,14 +668,14 @@ class Pool(Generic[R]):
     @property
     def capacity(self) -> int:
         """How many resources the pool may have."""
-        return self._queue.capacity
+        return self._queue.maxsize
 
     def stats(self) -> Stats:
         """Return a snapshot of what the pool looks like and what it has done. Never blocks."""
         queue, ledger = self._queue, self._ledger
         closes = ledger.closes()
         return Stats(
-            capacity=queue.capacity, open=self._keeper.countOpen(), idle=self._keeper.countIdle(),
+            capacity=queue.maxsize, open=self._keeper.countOpen(), idle=self._keeper.countIdle(),
             taken=queue.countTaken(), waiting=queue.waiting(),
             takes=ledger.sum("takes"), waits=ledger.sum("waits"),
             timeouts=ledger.sum("timeouts"), opens=ledger.sum("opens"),

@@ -104,9 +104,7 @@ def withoutFrames(error: BaseException, outer: BaseException | None = None) -> B
         seen.add(id(link))
         link.__traceback__ = None
         if outer is not None and link.__context__ is outer:
-            suppresses = link.__suppress_context__
             link.__context__ = None
-            link.__suppress_context__ = suppresses
         pending += [link.__cause__, link.__context__]
         if isinstance(link, BaseExceptionGroup):
             pending += link.exceptions

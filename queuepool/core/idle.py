@@ -90,8 +90,7 @@ class IdleQueue(queue.LifoQueue[Any]):
         self.waiters: deque[ref[Waiter]] = deque()
         self.isShutDown = False
         super().__init__(capacity)
-        #: How many members there may be.
-        self.capacity = capacity
+        # LifoQueue's maxsize is how many members there may be.
         #: Every slot that counts towards the capacity: idle, held or taken.
         self.members: dict[Slot, None] = {}
         #: Members that are surplus, held to be closed: they count until they are.
@@ -124,12 +123,12 @@ class IdleQueue(queue.LifoQueue[Any]):
     @property
     def hasRoom(self) -> bool:
         """Tell whether there may be another member."""
-        return len(self.members) < self.capacity
+        return len(self.members) < self.maxsize
 
     @property
     def hasSurplus(self) -> bool:
         """Tell whether a member has to leave, after the capacity shrank."""
-        return len(self.members) - len(self.leaving) > self.capacity
+        return len(self.members) - len(self.leaving) > self.maxsize
 
     def admit(self, slot: Slot) -> bool:
         """Make a slot a member. Return False if there is no room, or the queue was shut down."""
@@ -152,7 +151,7 @@ class IdleQueue(queue.LifoQueue[Any]):
         """Evict a member that had to leave. Return False if meanwhile the capacity grew again."""
         with self._membership:
             self.leaving.pop(slot, None)
-            if len(self.members) <= self.capacity:
+            if len(self.members) <= self.maxsize:
                 return False
             self.evict(slot)
             return True
@@ -252,7 +251,8 @@ class IdleQueue(queue.LifoQueue[Any]):
                 isWoken = waiter.sleep(max(0.0, rest if isLast else longest))
                 isOver = isLast and not isWoken  # the time is over: one more look
                 if not isWoken:
-                    self._checkLine()
+                    if self._checkLine(call, look):
+                        return True
                     if place not in waiters:  # another waiter took this one for lost
                         waiters.appendleft(place)
         finally:
@@ -271,23 +271,25 @@ class IdleQueue(queue.LifoQueue[Any]):
                 pass
         return None
 
-    def _checkLine(self) -> None:
+    def _checkLine(self, call: Call, look: Callable[[Call], bool]) -> bool:
         """Check at an interval, in the thread of any waiter, that nothing was forgotten.
 
         If something is idle at two checks and the line did not move meanwhile, its first waiter
-        waits no more, though something still refers to it: it is removed.
+        may wait no more though something still refers to it. If this one can pick in its place,
+        it does, removes that one, and returns True.
         """
         now = monotonic()
         if now < self._nextCheckAt:
-            return
+            return False
         self._nextCheckAt = now + LOOK_AGAIN_TIME
         self.reconcile()
-        first = self.first() if self._qsize() else None
-        if first is not None and first is self._suspect:
-            self._remove(first)
-            first = None
-        self._suspect = first
         self.notify()
+        first = self.first() if self._qsize() else None
+        suspect, self._suspect = self._suspect, first
+        if first is None or first is not suspect or not look(call):
+            return False
+        self._remove(first)
+        return True
 
     def _remove(self, place: ref[Waiter]) -> None:
         try:
@@ -299,7 +301,7 @@ class IdleQueue(queue.LifoQueue[Any]):
         """Leave the line; the next one looks if there is something to be found."""
         self._remove(place)
         if self.waiters and (self.open or self.closed or self.returned
-                             or len(self.members) < self.capacity):
+                             or len(self.members) < self.maxsize):
             self.notify()
 
     def notify(self) -> None:

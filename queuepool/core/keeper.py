@@ -92,7 +92,7 @@ class Keeper:
         if queue.isShutDown:
             self._leave(call, Reason.POOL_CLOSED)
             return
-        if len(queue.members) > queue.capacity and queue.startLeaving(slot):
+        if len(queue.members) > queue.maxsize and queue.startLeaving(slot):
             self._leave(call, Reason.SHRUNK)
             return
         put = queue.open.append if resource._isOpen else (
@@ -231,9 +231,9 @@ class Keeper:
         if self._limits.due(call.resource._slot, self._clock()) is None:
             return
         if self.countOpen() > minOpen or self.openAnother():
-            self.closeIfDue(call.resource)
+            self.closeIfDue(call.resource, self._clock())
         elif not self._queue.hasRoom and not self._queue.closed:
-            if self.closeIfDue(call.resource):
+            if self.closeIfDue(call.resource, self._clock()):
                 try:
                     self._hooks.open(call.resource)
                 except Exception:
@@ -247,14 +247,14 @@ class Keeper:
         except IndexError:  # another thread picked it
             return True
 
-    def closeIfDue(self, resource: Any) -> bool:
+    def closeIfDue(self, resource: Any, now: float) -> bool:
         """Close a held resource if a limit says so. Tell whether it did.
 
         The check is reset before the look, so what is asked for meanwhile is seen next time.
         """
         slot = resource._slot
         self._limits.resetCheck(slot, self._queue.hasSurplus)
-        reason = self._limits.due(slot, self._clock())
+        reason = self._limits.due(slot, now)
         if reason is None:
             return False
         self._hooks.close(resource, reason)
@@ -335,7 +335,7 @@ class Keeper:
         queue = self._queue
         if self._factory is None or queue.isShutDown:
             return queue.qsize()
-        return queue.qsize() + max(0, queue.capacity - len(queue.members))
+        return queue.qsize() + max(0, queue.maxsize - len(queue.members))
 
     def countOpen(self) -> int:
         """Return how many members are open."""

@@ -216,10 +216,10 @@ def test_of_equal_resources_the_one_that_is_due_is_closed(equal, isSeeded, world
     pool = poolOf(3, equal, world, isSeeded, clock=clock, maxOpenTime=10.0, maxIdleTime=None)
     first = pool.take()
     clock.advance(5.0)
-    others = takeTwo = [pool.take(), pool.take()]
-    pool.put(takeTwo[0])
+    others = [pool.take(), pool.take()]
+    pool.put(others[0])
     pool.put(first)  # the oldest lies between two younger ones
-    pool.put(takeTwo[1])
+    pool.put(others[1])
     clock.advance(6.0)
     pool.recycle()
     assert not first.isOpen
@@ -261,7 +261,7 @@ def test_a_resource_whose_truth_is_false_is_one(world):
     for _ in range(3):
         with pool.take(), pool.take():
             pass
-        pool.invalidate()
+        assert pool.invalidate() == 0 == world.live
     checkWhole(pool, world)
 
 

@@ -227,7 +227,7 @@ def test_an_eviction_wakes_who_waits_for_room(idle):
 def test_only_as_many_leave_as_are_surplus(idle):
     a, b, c = [member(idle)._slot for _ in range(3)]
     assert not idle.hasSurplus and not idle.startLeaving(a)
-    idle.capacity = 2
+    idle.maxsize = 2
     assert idle.hasSurplus and idle.startLeaving(a)
     assert idle.startLeaving(a), "it is leaving already"
     assert not idle.hasSurplus and not idle.startLeaving(b)
@@ -238,9 +238,9 @@ def test_only_as_many_leave_as_are_surplus(idle):
 
 def test_what_was_leaving_stays_if_the_capacity_grew_meanwhile(idle):
     a, b, c = [member(idle)._slot for _ in range(3)]
-    idle.capacity = 2
+    idle.maxsize = 2
     assert idle.startLeaving(a)
-    idle.capacity = 3
+    idle.maxsize = 3
     assert not idle.finishLeaving(a)
     assert list(idle.members) == [a, b, c] and not idle.leaving
     assert a.queue is idle and a.place is Place.HELD
