@@ -66,6 +66,11 @@ UNREACHED = re.compile("|".join((
 #: Where libpq quotes a part of a DSN that it cannot read: it may be a password.
 _QUOTED_DSN = re.compile('(: |after )".*"', re.DOTALL)
 
+#: Where libpq quotes a value that it cannot use, and what cannot be the name of a host: a wrong
+#: DSN may have led a part of the password there.
+_QUOTED_VALUE = re.compile(r'((?:invalid|malformed|missing|unexpected)[^"\n]*)"[^"\n]*"'
+                           r'|"[^"\n]*@[^"\n]*"')
+
 _POOL_OPTIONS = frozenset(inspect.signature(Pool.__init__).parameters)
 
 
@@ -180,7 +185,13 @@ class Connection(Resource):
                 for number, value in enumerate(self._args)]
         kwargs = {key: value() if callable(value) and key not in FACTORIES else value
                   for key, value in self._kwargs.items()}
-        conn: connection = psycopg2.connect(*args, **kwargs)
+        try:
+            conn: connection = psycopg2.connect(*args, **kwargs)
+        except psycopg2.OperationalError as error:
+            text = _QUOTED_VALUE.sub(r'\1"..."', str(error))
+            if text == str(error):
+                raise
+            raise psycopg2.OperationalError(text) from None
         return conn
 
     def close(self) -> None:

@@ -125,6 +125,17 @@ def test_a_wrong_dsn_is_not_printed(dsn, isCallable):
     assert "sesame" not in printed and '"..."' in printed
 
 
+@pytest.mark.parametrize("dsn", [
+    "postgresql://me:1sesame/x@127.0.0.1:1/db", "postgresql://me:open@sesame@nowhere.invalid/db",
+    "host=127.0.0.1 port=1 sslmode=sesame"])
+def test_a_dsn_that_is_found_wrong_while_connecting_is_not_printed(dsn, caplog):
+    with ConnectionPool("pool", 1, dsn, openRetryTime=0.05) as pool:
+        with pytest.raises(PoolTimeout) as caught:
+            pool.take()
+    printed = "".join(traceback.format_exception(caught.value))
+    assert "sesame" not in printed + caplog.text and '"..."' in printed
+
+
 def test_factories_of_the_driver_are_handed_on(makePool):
     pool = makePool(cursor_factory=psycopg2.extras.RealDictCursor,
                     connection_factory=psycopg2.extras.MinTimeLoggingConnection)
