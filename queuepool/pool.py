@@ -4,35 +4,42 @@ Three rules stand behind everything:
 
 1. *Nobody hands anything over.* A put makes a resource idle and wakes the first waiter, which
    picks for itself (``core/idle.py``).
-2. *A call returns what it has in hand, whatever is raised* (``core/call.py``). What was in hand
-   then, and what its user dropped, lies in ``queue.returned`` until it is closed by its own hook.
-3. *Time is read again after anything that may have blocked.* After the deadline nothing else is
-   begun.
+2. *A call returns what it has in hand, whatever is raised* (``core/call.py``). It appends it to
+   ``queue.returned``, as the finalizer of a dropped resource does. What lies there is closed by
+   its close hook before it is used again.
+3. *The clock is read again after anything that may have blocked.* After the deadline nothing else
+   that may block is begun.
 
-Four walks through the code:
+The *short way* is for an open resource that has no repair hooks and is not due: ``take`` and
+``Resource.__exit__`` do it alone, without a lock. ``slot.shortUntil`` tells until when it may be
+gone. All else goes the *long way*, on these four walks:
 
-*A take that waits.* ``take`` finds waiters, or no open resource, and calls ``_takeSlowly`` ->
-``_find`` -> ``_wait`` stands in line (``queue.waitFor``) and sleeps -> a put, in
-``Resource.__exit__`` or ``_takeBack``, appends its resource and calls ``notify`` -> the waiter
-wakes, is the first, and ``_look`` picks -> it leaves the line, and wakes the next one if more is
-idle -> ``_takeSlowly`` checks limits and runs takeRepair, and the resource is TAKEN.
+*A take that waits.* Thread A: ``take`` finds waiters, or nothing open; ``_takeSlowly`` and
+``_find`` find nothing else; ``_wait`` stands in line and sleeps (``queue.waitFor``). Thread B: the
+end of its with block (``Resource.__exit__``, or ``_takeBack`` on the long way) appends a resource,
+sees that somebody waits, and wakes the first waiter (``queue.notify``). Thread A: it is the first,
+so ``_look`` picks the resource; it leaves the line, and wakes the next waiter if there is more;
+``_check`` looks at the limits and runs takeRepair; ``take`` sets the place to TAKEN.
 
-*A failing open.* ``_takeSlowly`` has a closed resource in hand -> ``_opens`` asks the circuit
-breaker, and ``hooks.open`` runs the hook, closes what is half open and raises -> without
-openRetryTime, ``take`` puts it into ``returned``, and ``keeper.reclaim`` makes it idle behind all
-other closed ones -> with openRetryTime the breaker trips, ``keeper.release`` does that, and the
-take stands first in line until the breaker lets it try again, or until somebody puts an open one.
+*A failing open.* ``take`` has a closed resource in hand; ``_opens`` asks the circuit breaker, and
+``hooks.open`` runs the hook, closes what is half open and raises. Without openRetryTime the
+exception reaches ``take``, which appends the resource to ``returned``; ``keeper.reclaim`` makes it
+idle, to be tried after all other closed ones. With openRetryTime the breaker trips,
+``keeper.release`` makes it idle in the same way, and the take stands first in line: until the
+breaker lets it try again, or somebody puts an open one.
 
-*A dropped resource.* ``Resource.__del__`` appends it to ``queue.returned`` and wakes the first
-waiter -> ``_look`` picks it when nothing open is idle, or ``recycle`` does -> ``keeper.restore``
-closes it with its own hook and warns -> a twin with the same attributes takes its place, because
-CPython finalizes an object only once -> it is opened again, or idle.
+*A dropped resource.* ``Resource.__del__`` appends it to ``returned`` and wakes the first waiter. A
+take that finds nothing open picks it there (``_look``), or ``recycle`` does. ``keeper.restore``
+runs its close hook, puts a twin with the same attributes in its place, because CPython finalizes
+an object only once, and warns. The take opens the twin; ``recycle`` makes it idle.
 
-*A fork.* In the child ``core/fork.py`` calls ``startAfresh``, which makes a new queue, ledger and
-breaker -> ``disownAll`` looks at the members of the old queue: what nobody can put any more is
-abandoned, without a close -> a pool without a factory is seeded with it -> what this thread has
-checked out it may still put: ``_takeBack`` sees the old queue in its slot and disowns it then ->
-the recycler runs again if it ran.
+*A fork.* In the child ``core/fork.py`` calls ``startAfresh``: the pool gets a new queue, ledger
+and breaker. ``disownAll`` goes through the members of the old queue. What was idle is abandoned
+(``_disown``), and a pool without a factory is seeded with it. What the forking thread has checked
+out it may still put: ``_takeBack`` sees that it is in no queue of this process and disowns it
+then. The recycler runs again if it ran.
+
+"1.3.2" stands for the release before, whose programs run unchanged.
 """
 
 from __future__ import annotations
@@ -51,11 +58,11 @@ from queuepool.core.call import Call
 from queuepool.core.hooks import CloseOnException, Hooks
 from queuepool.core.idle import IdleQueue
 from queuepool.core.keeper import Keeper
-from queuepool.core.leaks import Taker, here
+from queuepool.core.leaks import Taker, threadLocal
 from queuepool.core.limits import Limits, checkInteger, checkLimit, checkSeconds, describe
 from queuepool.core.log import Log
 from queuepool.core.recycler import Recycler
-from queuepool.core.slot import NEVER, Ledger, Place
+from queuepool.core.slot import NEVER, NOWHERE, Ledger, Place
 from queuepool.elsewhere import Elsewhere
 from queuepool.errors import PoolClosed, PoolError, PoolTimeout
 from queuepool.resource import Resource, ResourceManager, checkNew, join
@@ -69,12 +76,13 @@ R = TypeVar("R", bound=Resource)
 IDLE, HELD, TAKEN, RETURNED = Place.IDLE, Place.HELD, Place.TAKEN, Place.RETURNED
 REPAIR, USER = Reason.REPAIR, Reason.USER
 
-#: Seconds that invalidate, resize and close may at least spend on the close hooks of others.
-#: What is left is closed by the recycler, by takes and by puts.
+#: Seconds after which invalidate (if not told otherwise), resize and close (unless its timeout is
+#: longer) run no further close hook. The recycler, takes and puts close what is left.
 LEAST_CLOSE_TIME = 1.0
 
-#: Stands for "the pool's takeTimeout" where None means for ever.
-POOLS: Any = type("PoolsTakeTimeout", (), {"__repr__": lambda self: "<the pool's takeTimeout>"})()
+#: The default of take's timeout: the pool's takeTimeout. None means for ever.
+POOL_DEFAULT: Any = type(
+    "PoolsTakeTimeout", (), {"__repr__": lambda self: "<the pool's takeTimeout>"})()
 
 
 def _limit(name: str) -> Any:
@@ -149,7 +157,7 @@ class Pool(Generic[R]):
         fork.remember(self)
 
     def _begin(self, capacity: int) -> None:
-        """Start with no resource, here or in a child process."""
+        """Start with no resource, when the pool is made and in a child process."""
         self._queue = IdleQueue(capacity)
         self._breaker = CircuitBreaker(self.clock)
         self._ledger = Ledger()
@@ -168,7 +176,7 @@ class Pool(Generic[R]):
 
     # -- take
 
-    def take(self, timeout: float | None = POOLS) -> R:
+    def take(self, timeout: float | None = POOL_DEFAULT) -> R:
         """Take a resource, open, for the caller to use and put back.
 
         Blocks until one is free, at most ``timeout`` seconds: left out for the pool's
@@ -181,19 +189,19 @@ class Pool(Generic[R]):
         it.
         """
         queue = self._queue
-        if timeout is not POOLS:
+        if timeout is not POOL_DEFAULT:
             timeout = checkSeconds("timeout", timeout)
         try:
-            taker = here.taker
+            taker = threadLocal.taker
         except AttributeError:  # the first take of this thread
-            taker = leaks.meet()
+            taker = leaks.currentTaker()
         now = self.clock()
         call = None
         resource: Any = None
         try:
-            if not queue.waiters:
+            if not queue.waiters:  # nobody waits, and the queue is not shut down, see END
                 try:
-                    for resource in queue.openPicks:
+                    for resource in queue.openPicks:  # pops and stores in one step
                         slot = resource._slot
                         if (now <= slot.shortUntil
                                 and now - slot.lastUsedAt <= self._limits.maxIdleTime):
@@ -209,6 +217,7 @@ class Pool(Generic[R]):
                 then = self._check(resource, taker, now)
             if resource is None or not resource._isOpen or queue.isShutDown:
                 call = Call(); call.resource, resource = resource, None  # noqa: E702  see Call
+                call.now = now if call.resource is None else then
                 self._takeSlowly(call, taker, now, timeout)
                 then = call.now
                 resource, call = call.resource, None
@@ -222,10 +231,10 @@ class Pool(Generic[R]):
         except BaseException:
             if call is not None:
                 resource = call.resource
-            if resource is not None:
+            if resource is not None and resource._slot is not NOWHERE:
                 slot = resource._slot
                 slot.place = RETURNED; self._queue.returned.append(resource)  # noqa: E702
-                del resource, call
+                del resource, call  # else this frame, in the traceback, keeps it from coming back
                 self._keeper.reclaim()
             raise
 
@@ -241,31 +250,32 @@ class Pool(Generic[R]):
             wasOpen, slot.closing = resource._isOpen, REPAIR
             resource.takeRepair()
             if resource._isOpen is (slot.openedAt is None):
-                self._hooks.reconcile(resource)
+                self._hooks.countMissed(resource)
             slot.closing = USER
             now = self.clock()
             if wasOpen and not resource._isOpen:
-                self._hooks.suspect()
+                self._hooks.noteBroken()
             elif resource._isOpen and not wasOpen:
                 self._hooks.noteSuccess(slot)
         return now
 
     def _takeSlowly(self, call: Call, taker: Taker, now: float, timeout: float | None) -> None:
-        """Get an open resource into the hand: open the one that is there, or find another.
+        """Get an open resource into the hand.
 
-        It may have a closed one in hand already, which was checked.
+        What is in the hand at the beginning, if anything, is closed and was checked.
         """
-        if timeout is POOLS:
+        if timeout is POOL_DEFAULT:
             timeout = self.takeTimeout
         call.startedAt = now
         call.deadline = NEVER if timeout is None else now + timeout
-        call.now = self.clock() if call.resource is not None else now
         call.isFirst = False
         while call.resource is None or not self._opens(call):
             if call.resource is not None:
                 self._keeper.release(call)
                 call.isFirst = True
             self._find(call)
+            if not (call.resource._isOpen or call.mayRunAnotherHook()):
+                raise self._timeoutError(call, f"{call.resource.name!r} was not ready")
             call.now = self._check(call.resource, taker, call.now)
             if call.resource._isOpen:
                 break
@@ -291,6 +301,7 @@ class Pool(Generic[R]):
             call.isFirst = True  # it had its turn
             if call.resource is None:
                 if self._keeper.build(call):
+                    call.now = self.clock()
                     return
             elif call.resource._slot.place is IDLE:
                 return
@@ -310,13 +321,17 @@ class Pool(Generic[R]):
             call.now = self.clock()
             if call.resource is not None:
                 call.resource._slot.countWait(call.now - startedAt)
-            else:
+            else:  # counted in a slot that nobody else writes
                 slot = self._ledger.issue()
                 slot.countWait(call.now - startedAt)
-                self._ledger.takeBack(slot)
+                self._ledger.keep(slot)
 
     def _look(self, call: Call) -> bool:
-        """Pick the best that is there. True with nothing in hand: there is room to build one."""
+        """Pick the best that is there; return False if there is nothing.
+
+        True with an empty hand means that there is room to build one. It is built later, not
+        while this thread stands in line.
+        """
         queue = self._queue
         if queue.isShutDown:
             raise self._closedError()
@@ -359,11 +374,13 @@ class Pool(Generic[R]):
         """Count a timeout and return what to raise."""
         slot = self._ledger.issue()
         slot.timeouts += 1
-        self._ledger.takeBack(slot)
+        self._ledger.keep(slot)
         error = self._breaker.error
+        limit = ("no timeout" if call.deadline == NEVER
+                 else f"timeout {call.deadline - call.startedAt:g} s")
         message = (f"pool {self.name!r}: {what} in "
                    f"{self.clock() - call.startedAt:.3f} s "
-                   f"(timeout {call.deadline - call.startedAt:g} s): {self._situation()}")
+                   f"({limit}): {self._situation()}")
         if error is not None:
             message += f"; the last attempt to open one failed with {type(error).__name__}"
         if self._factory is None and not self._queue.members:
@@ -419,7 +436,7 @@ class Pool(Generic[R]):
         held = resource
         try:
             slot.place = HELD
-            slot.takenBy = getattr(here, "taker", None) or leaks.meet()
+            slot.takenBy = getattr(threadLocal, "taker", None) or leaks.currentTaker()
             if slot.queue is not queue:  # it was taken before a fork
                 held = None
                 self._disown(resource)
@@ -430,7 +447,7 @@ class Pool(Generic[R]):
             slot.lastUsedAt = now
             slot.trace = None
             if resource._isOpen is (slot.openedAt is None):  # its user closed or opened it
-                self._hooks.reconcile(resource)
+                self._hooks.countMissed(resource)
             if slot.reportedAt == slot.takenAt:
                 self._log.info("%r was returned after %.1f s", resource.name, used)
             if error is not None and self._hooks.closesOn(resource, error):
@@ -446,10 +463,10 @@ class Pool(Generic[R]):
                                       exc_info=True)
                     self._hooks.close(resource, REPAIR)
                 if resource._isOpen is (slot.openedAt is None):
-                    self._hooks.reconcile(resource)
+                    self._hooks.countMissed(resource)
                 slot.closing = USER
                 if wasOpen and not resource._isOpen:
-                    self._hooks.suspect()
+                    self._hooks.noteBroken()
             if resource._isOpen and now <= slot.checkAt:
                 slot.place = IDLE; held = None; queue.open.append(resource)  # noqa: E702
                 if queue.waiters:
@@ -460,7 +477,7 @@ class Pool(Generic[R]):
         except BaseException:
             if call is not None:
                 held = call.resource
-            if held is not None:
+            if held is not None and held._slot is not NOWHERE:
                 slot.place = RETURNED; self._queue.returned.append(held)  # noqa: E702
                 self._keeper.reclaim()
             raise
@@ -511,6 +528,7 @@ class Pool(Generic[R]):
             self._recycler.stop(wait=False)
             return
         keeper.reconcile()
+        keeper.reclaimAll()
         keeper.trim()
         keeper.closeDue(minOpen=self.minOpen)
         while keeper.countOpen() < self.minOpen and keeper.openAnother():
@@ -539,9 +557,9 @@ class Pool(Generic[R]):
             if not call.mayRunAnotherHook():
                 raise self._timeoutError(call, f"{self._keeper.countOpen()} were opened")
             if not self._keeper.openOne():
-                if self._breaker.error is not None:
+                if self._breaker.isTripped:
                     raise self._timeoutError(call, f"{self._keeper.countOpen()} were opened")
-                break  # what is closed is in the hands of others, who open it
+                break  # what is closed is in the hands of other calls
         return self._keeper.countOpen()
 
     def startRecycler(self, interval: float = 60) -> None:
@@ -603,7 +621,9 @@ class Pool(Generic[R]):
             raise self._closedError()
         self._queue.maxsize = capacity
         self._queue.askToCheck()
-        self._keeper.trim(self.clock() + LEAST_CLOSE_TIME)
+        until = self.clock() + LEAST_CLOSE_TIME
+        self._keeper.reclaimAll(until)
+        self._keeper.trim(until)
         self._queue.notify()
 
     def close(self, timeout: float | None = 0.0) -> int:
@@ -623,6 +643,7 @@ class Pool(Generic[R]):
         if self._keeper.drain(max(until, self.clock() + LEAST_CLOSE_TIME)):
             self._recycler.stop(wait=False)
         else:
+            self._recycler.stop(wait=False)  # it may sleep for long
             try:
                 self._recycler.start(1.0)
             except RuntimeError:  # puts and the next close() go on with it
@@ -653,7 +674,7 @@ class Pool(Generic[R]):
     def _disown(self, resource: Any) -> None:
         """Forget, in a child process, what the parent has open, and seed with it as if new."""
         self._hooks.abandon(resource)
-        resource._part()
+        resource._leavePool()
         if self._factory is None and not self.closed:
             try:
                 self._seed(resource)

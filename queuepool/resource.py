@@ -11,7 +11,7 @@ from weakref import ref
 from queuepool.core.hooks import Hooks
 from queuepool.core.idle import IdleQueue
 from queuepool.core.keeper import Keeper
-from queuepool.core.leaks import meet
+from queuepool.core.leaks import currentTaker
 from queuepool.core.limits import describe
 from queuepool.core.slot import NOWHERE, Place, Slot
 from queuepool.elsewhere import Elsewhere
@@ -42,8 +42,10 @@ class Owner(Protocol):
 class Entering(property):
     """An ``__enter__`` without Python code, so that no signal handler runs in it.
 
-    A with statement gets the property's value and calls it: a weak reference, which returns what
-    it refers to. ``contextlib.ExitStack`` calls the property itself.
+    One that raises there would leave the resource checked out as long as anything refers to it,
+    because ``__exit__`` is not called then. A with statement gets the value of the property, which
+    is a weak reference, and calls it: that returns what it refers to. ``contextlib.ExitStack``
+    calls the property itself.
     """
 
     def __call__(self, resource: Any) -> Any:
@@ -128,8 +130,8 @@ class Resource:
         except TypeError:
             self._target = lambda: target
 
-    def _part(self) -> None:
-        """Leave the pool for good."""
+    def _leavePool(self) -> None:
+        """Forget the pool: the resource is no member any more."""
         self._slot = NOWHERE
         self._pool = None
         self._ticket[:] = [True]
@@ -211,24 +213,26 @@ class Resource:
         if not getattr(own, "comesBack", False):
             cls.__del__ = _comingBack(own)  # type: ignore[method-assign]
 
-    def __del__(self) -> None:
+    def __del__(self) -> bool:
         """Come back to the pool if the user, or an interrupted call, dropped the resource.
 
         One append brings it back; no lock is taken and nothing is logged here. An idle one is
-        being collected together with its pool.
+        being collected together with its pool. Returns whether it came back.
         """
         slot = getattr(self, "_slot", NOWHERE)  # its __init__ may have failed
         place = slot.place
         queue = slot.queue
-        if queue is not None and (place is TAKEN or place is HELD):
-            if not queue.isShutDown:
-                slot.wasDropped = place is TAKEN
-                slot.place = RETURNED; queue.returned.append(self)  # noqa: E702
-                queue.notify()
-            else:  # nobody needs it: its driver closes it
-                queue.evict(slot)
-                if slot.openedAt is not None:
-                    slot.countClose(Reason.DROPPED)
+        if queue is None or place is not TAKEN and place is not HELD:
+            return False
+        if queue.isShutDown:  # nobody needs it: its driver closes it
+            queue.evict(slot)
+            if slot.openedAt is not None:
+                slot.countClose(Reason.DROPPED)
+            return False
+        slot.droppedFrom = place
+        slot.place = RETURNED; queue.returned.append(self)  # noqa: E702
+        queue.notify()
+        return True
 
     __del__.comesBack = True  # type: ignore[attr-defined]
 
@@ -271,18 +275,19 @@ class Resource:
             else:
                 pool._takeBack(self, exc_value, now)
         except BaseException:
-            # Still where it was at the beginning: as when the clock was interrupted.
+            # Still where it was at the beginning, as when the clock was interrupted.
             if slot.place is TAKEN and slot.takes == takes:
                 slot.place = RETURNED; pool._queue.returned.append(self)  # noqa: E702
-                pool._queue.notify()
+            pool._queue.notify()
             raise
 
 
-def _comingBack(own: Callable[[Any], object]) -> Callable[[Any], None]:
-    def __del__(self: Resource) -> None:
-        Resource.__del__(self)
-        if getattr(self, "_slot", NOWHERE).place is not RETURNED:
+def _comingBack(own: Callable[[Any], object]) -> Callable[[Any], bool]:
+    def __del__(self: Resource) -> bool:
+        comesBack = Resource.__del__(self)
+        if not comesBack:
             own(self)
+        return comesBack
 
     __del__.comesBack = True  # type: ignore[attr-defined]
     return __del__
@@ -301,19 +306,19 @@ def join(pool: Owner, resource: Any, slot: Slot) -> None:
         raise PoolError(f"pool {pool.name!r}: {resource.name!r} is being put into a pool by "
                         f"another thread") from None
     slot.ref = ref(resource)
-    slot.takenBy = meet()
+    slot.takenBy = currentTaker()
     slot.place = HELD
     if type(resource).__eq__ is not object.__eq__:
         pool._queue.comparesByIdentity = False
     try:
         resource._slot = slot
         resource._pool = pool
-        pool._hooks.check(resource)
+        pool._hooks.lookForHooks(resource)
         if resource._isOpen:
             slot.generation = pool.generation
             pool._hooks.noteOpen(resource)
     except BaseException:
-        resource._part()
+        resource._leavePool()
         raise
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable
 
 from queuepool.core.slot import NEVER, PAST, Place, Slot
@@ -17,13 +18,13 @@ class CircuitBreaker:
     """Tells who may open a resource, and when, after a failure.
 
     Normally everybody may. Once it is *tripped* only one at a time may, the *probe*, and not
-    before ``retryAt``. The first success resets it. Without the GIL it is safe as well: the one
-    entry of ``_probe`` is set by ``setdefault`` and removed by ``pop``, both atomic.
+    before ``retryAt``. The first success resets it. A lock guards who is the probe, nothing else.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._probe: dict[str, Slot] = {}
+        self._lock = threading.RLock()  # a signal handler may enter it again
+        self._probe: Slot | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -34,7 +35,7 @@ class CircuitBreaker:
         #: When the first failure happened, and when the next attempt may be made.
         self.startedAt = self.retryAt = PAST
         self._pause = FIRST_PAUSE
-        self._probe.clear()
+        self._probe = None
 
     def trip(self) -> None:
         """Note that an open resource turned out to be broken: perhaps the others are, too."""
@@ -55,7 +56,8 @@ class CircuitBreaker:
 
     def isReady(self) -> bool:
         """Tell whether somebody may try to open now."""
-        return not self.isTripped or self._clock() >= self.retryAt and self._current() is None
+        return not self.isTripped or (
+            self._clock() >= self.retryAt and self._current() is None)
 
     def pause(self) -> float:
         """Return the seconds until the next attempt may be made; NEVER if nobody waits for that."""
@@ -74,18 +76,20 @@ class CircuitBreaker:
             return True
         if self._clock() < self.retryAt:
             return False
-        if self._current() is None:
-            self._probe.pop("slot", None)
-        return self._probe.setdefault("slot", slot) is slot
+        with self._lock:
+            if self._current() is None:
+                self._probe = slot
+            return self._probe is slot
 
     def release(self, slot: Slot) -> None:
         """Let another one be the probe, if it was this one."""
-        if self._probe.get("slot") is slot:
-            self._probe.pop("slot", None)
+        with self._lock:
+            if self._probe is slot:
+                self._probe = None
 
     def _current(self) -> Slot | None:
         """Return the probe. A slot that is not held any more is none, however it got there."""
-        slot = self._probe.get("slot")
+        slot = self._probe
         return slot if slot is not None and slot.place is Place.HELD else None
 
 

@@ -10,7 +10,7 @@ from threading import get_ident
 from typing import Any, Protocol
 
 from queuepool.core.idle import IdleQueue
-from queuepool.core.leaks import meet
+from queuepool.core.leaks import currentTaker
 from queuepool.core.log import Log
 from queuepool.core.slot import Place
 
@@ -42,11 +42,12 @@ def disownAll(old: IdleQueue, disown: Callable[[Any], None], isSeeded: bool) -> 
         slot.askToCheck()  # whatever comes back has to be noticed as the parent's
         resource = slot.ref()
         mayComeBack = slot.place in (Place.TAKEN, Place.HELD) and (
-            not areThreads or slot.takenBy is meet())
+            not areThreads or slot.takenBy is currentTaker())
         if mayComeBack:
             slot.queue = None  # it belongs to no queue of this process
-        if resource is not None and not mayComeBack and (
-                isSeeded or slot.place is not Place.TAKEN):
+        # What a thread of the parent has checked out may be in the middle of a statement, so not
+        # even abandon is called for it, unless a seeded pool needs the resource itself.
+        elif resource is not None and (isSeeded or slot.place is not Place.TAKEN):
             disown(resource)
     old.open.clear()
     old.closed.clear()
@@ -61,5 +62,5 @@ def _startAllAfresh() -> None:
             Log(pool.name).warning("starting afresh in a child process failed", exc_info=True)
 
 
-# Where there is no fork there is nothing to register with.
-getattr(os, "register_at_fork", dict)(after_in_child=_startAllAfresh)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_startAllAfresh)

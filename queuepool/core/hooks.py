@@ -68,15 +68,17 @@ class Hooks:
                     f"{type(resource).__name__}.open() of {resource.name!r} has to call "
                     f"super().open() at its end")
         except BaseException:
-            slot.hasFailed = True
+            slot.isTriedLast = True
             slot.opens = opens
             slot.openedAt = None
             slot.openErrors += 1
-            slot.countOpening(self._settings.clock() - startedAt)
-            self._closeHalfOpen(resource)
+            try:
+                slot.countOpening(self._settings.clock() - startedAt)
+            finally:
+                self._closeHalfOpen(resource)
             raise
-        self.reconcile(resource)
-        slot.hasFailed = False
+        self.countMissed(resource)
+        slot.isTriedLast = False
         self.noteSuccess(slot)
         seconds = self._settings.clock() - startedAt
         slot.countOpening(seconds)
@@ -94,7 +96,7 @@ class Hooks:
                 resource.resource = None
                 resource._isOpen = False
 
-    def check(self, resource: Hooked) -> None:
+    def lookForHooks(self, resource: Hooked) -> None:
         """Look which hooks there are: without repair hooks takes and puts go the short way."""
         slot = resource._slot
         slot.hasRepairHooks = resource._hasRepairHooks
@@ -107,11 +109,11 @@ class Hooks:
         if slot.openedAt is not None:  # opened twice, or its close was interrupted
             slot.countClose(slot.closing)
         slot.opens += 1
-        self.check(resource)
+        self.lookForHooks(resource)
         self._limits.start(slot, self._settings.clock())
         slot.askToCheck()
 
-    def reconcile(self, resource: Hooked) -> None:
+    def countMissed(self, resource: Hooked) -> None:
         """Count an open or close of a class that does it without super(), as 1.3.2 allowed."""
         slot = resource._slot
         if resource._isOpen and slot.openedAt is None:
@@ -140,10 +142,10 @@ class Hooks:
                 raise
         finally:
             resource._isOpen = False
-            self.reconcile(resource)
+            self.countMissed(resource)
             slot.closing = USER
             if reason is Reason.EXCEPTION:
-                self.suspect()
+                self.noteBroken()
             self._log.debug("closed %r: %s", resource.name, reason)
 
     def noteSuccess(self, slot: Slot) -> None:
@@ -153,7 +155,7 @@ class Hooks:
             if slot.queue is not None:
                 slot.queue.notify()
 
-    def suspect(self) -> None:
+    def noteBroken(self) -> None:
         """Note that an open resource turned out to be broken: perhaps it is not the only one."""
         if self._settings.openRetryTime:
             self._breaker.trip()

@@ -2,9 +2,10 @@
 
 Two rules make it work:
 
-- *Put, then look at the waiters; stand in line, then look at what is idle.* Nobody hands anything
-  over: a put only wakes the first waiter, which picks for itself. So nothing is ever on its way
-  from one thread to another, and of two who miss each other the second sees the first.
+- *Put, then look at the waiters; stand in line, then look at what is idle.* A put only wakes the
+  first waiter, which picks for itself, so nothing is ever on its way from one thread to another.
+  If one thread puts while another one stands in line, whoever comes second sees what the first
+  did: either the putter sees the waiter and wakes it, or the waiter sees the resource.
 - *A pick is one step.* ``for call.resource in picks`` pops a resource and stores it in the hand of
   the call without a call in between. CPython runs signal handlers only after calls and jumps, so
   no interruption finds a resource that is neither idle nor in a hand.
@@ -26,11 +27,12 @@ from typing import Any
 from weakref import ref
 
 from queuepool.core.call import Call
-from queuepool.core.slot import Place, Slot
+from queuepool.core.slot import NOWHERE, Place, Slot
 from queuepool.stats import Reason
 
-#: Seconds after which a waiter checks that the line moves though nobody woke it. An interruption
-#: in the wrong instant can cost a wake-up, or leave a waiter at the head that waits no more.
+#: Seconds after which a waiter checks that the line moves though nobody woke it. A signal handler
+#: that raises between the append of a put and its look at the waiters costs a wake-up; one that
+#: raises while a waiter leaves can leave it at the head of the line.
 LOOK_AGAIN_TIME = 1.0
 
 
@@ -55,7 +57,8 @@ class Waiter:
             pass
 
 
-#: Stands at the end of every line that was shut down: no take or put goes the short way then.
+#: Stands for ever at the end of the line of a queue that was shut down. So ``waiters`` is not
+#: empty, no take goes the short way, and every put calls ``keeper.attend``, which closes it.
 END = Waiter()
 
 
@@ -66,6 +69,9 @@ def picking(pop: Callable[[deque[Any]], Any], items: deque[Any]) -> Iterator[Any
 
 class IdleQueue(queue.LifoQueue[Any]):
     """The idle resources of a pool, last in first out, open before closed, and who waits for one.
+
+    It is a LifoQueue by its meaning and for ``qsize``, ``empty`` and ``full``. The pool uses
+    neither its put and get nor its lock: see the module.
 
     What is shared is safe without the GIL as well, because only atomic operations are used:
     append, appendleft, pop, popleft, remove and len of a deque; single stores, pop, ``in`` and
@@ -171,13 +177,15 @@ class IdleQueue(queue.LifoQueue[Any]):
         """Evict members whose resource is no more, though it did not come back.
 
         That happens when the interpreter cannot run its finalizer: it was interrupted, or the
-        stack was full. Evicted at the second sight: the first may be in the middle of it.
+        stack was full. A slot is evicted when it is found for the second time: the first time
+        its finalizer may be running.
         """
         for slot in list(self.members):
-            if slot.place in (Place.TAKEN, Place.HELD) and slot.ref() is None:
-                if not slot.isMissing:
-                    slot.isMissing = True
-                    continue
+            if slot.place not in (Place.TAKEN, Place.HELD) or slot.ref() is not None:
+                slot.isMissing = False
+            elif not slot.isMissing:
+                slot.isMissing = True
+            else:
                 if slot.openedAt is not None:
                     slot.countClose(Reason.DROPPED)
                 self.lost.append(slot)
@@ -210,13 +218,13 @@ class IdleQueue(queue.LifoQueue[Any]):
     def haveAllFailed(self) -> bool:
         """Tell whether all the closed ones could not be opened the last time."""
         try:
-            return bool(self.closed[-1]._slot.hasFailed)
+            return bool(self.closed[-1]._slot.isTriedLast)
         except IndexError:  # another thread picked it
             return False
 
     def giveBack(self, resource: Any) -> None:
         """Keep what a call has in hand, if anything, until somebody closes it. Takes no lock."""
-        if resource is not None:
+        if resource is not None and resource._slot is not NOWHERE:
             resource._slot.place = Place.RETURNED; self.returned.append(resource)  # noqa: E702
             self.notify()
 
@@ -253,7 +261,7 @@ class IdleQueue(queue.LifoQueue[Any]):
                 if not isWoken:
                     if self._checkLine(call, look):
                         return True
-                    if place not in waiters:  # another waiter took this one for lost
+                    if place not in _copy(waiters):  # another waiter took this one for lost
                         waiters.appendleft(place)
         finally:
             self._leave(place)
@@ -272,11 +280,11 @@ class IdleQueue(queue.LifoQueue[Any]):
         return None
 
     def _checkLine(self, call: Call, look: Callable[[Call], bool]) -> bool:
-        """Check at an interval, in the thread of any waiter, that nothing was forgotten.
+        """Check every LOOK_AGAIN_TIME, in the thread of any waiter, that the line moves.
 
-        If something is idle at two checks and the line did not move meanwhile, its first waiter
-        may wait no more though something still refers to it. If this one can pick in its place,
-        it does, removes that one, and returns True.
+        If something is idle at two checks and the same waiter is first at both, perhaps it does
+        not wait any more, but a traceback still refers to it. Then this thread looks in its
+        place. If it finds something, the first waiter is removed, and the result is True.
         """
         now = monotonic()
         if now < self._nextCheckAt:
@@ -292,10 +300,14 @@ class IdleQueue(queue.LifoQueue[Any]):
         return True
 
     def _remove(self, place: ref[Waiter]) -> None:
-        try:
-            self.waiters.remove(place)
-        except ValueError:
-            pass
+        while True:
+            try:
+                self.waiters.remove(place)
+                return
+            except ValueError:
+                return
+            except IndexError:  # another thread changed it meanwhile, without the GIL
+                pass
 
     def _leave(self, place: ref[Waiter]) -> None:
         """Leave the line; the next one looks if there is something to be found."""

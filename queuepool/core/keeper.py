@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import itertools
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from queuepool.core.breaker import CircuitBreaker
 from queuepool.core.call import Call
 from queuepool.core.hooks import Hooks
 from queuepool.core.idle import IdleQueue
-from queuepool.core.leaks import meet
+from queuepool.core.leaks import currentTaker
 from queuepool.core.limits import Limits
 from queuepool.core.log import Log
 from queuepool.core.slot import NEVER, Ledger, Place, Slot
@@ -45,7 +44,8 @@ class Keeper:
         self._breaker = breaker
         self._ledger = ledger
         self._log = log
-        self._names = map((name.replace("%", "%%") + "-%d").__mod__, itertools.count())
+        self._name = name
+        self._numbers = itertools.count()
 
     # -- members come and go
 
@@ -54,11 +54,11 @@ class Keeper:
         if self._factory is None or not self._queue.hasRoom:
             return False
         slot = self._ledger.issue()
-        slot.reset(next(self._names))
+        slot.reset(f"{self._name}-{next(self._numbers)}")
         resource = None
         try:
             if not self._queue.admit(slot):
-                self._ledger.takeBack(slot)
+                self._ledger.keep(slot)
                 return False
             resource = self._factory(slot.name)
             self._join(resource, slot)
@@ -75,8 +75,8 @@ class Keeper:
         """Let a resource leave the pool for good, and keep its slot for another one."""
         self._queue.evict(slot)
         if getattr(resource, "_slot", None) is slot:
-            resource._part()
-        self._ledger.takeBack(slot)
+            resource._leavePool()
+        self._ledger.keep(slot)
 
     def release(self, call: Call) -> None:
         """Make what is in hand idle. It leaves instead if it is surplus or the pool is closed."""
@@ -96,7 +96,7 @@ class Keeper:
             self._leave(call, Reason.SHRUNK)
             return
         put = queue.open.append if resource._isOpen else (
-            queue.closed.appendleft if slot.hasFailed else queue.closed.append)
+            queue.closed.appendleft if slot.isTriedLast else queue.closed.append)
         # One line, see Call. The place comes first: once it is idle, another thread may take it.
         slot.place = IDLE; call.resource = None; put(resource)  # noqa: E702
         if queue.waiters:
@@ -135,6 +135,11 @@ class Keeper:
                 self.release(call)
             return True
 
+    def reclaimAll(self, until: float = NEVER) -> None:
+        """Close what came back without a put."""
+        while self._queue.returned and self._clock() <= until:
+            self.reclaim()
+
     def restore(self, call: Call) -> bool:
         """Close what is in hand and came back without a put. Return False if it is no member."""
         resource = call.resource
@@ -144,25 +149,30 @@ class Keeper:
             if slot.queue is None:
                 self._disown(resource)
             return False
-        wasDropped, slot.wasDropped = slot.wasDropped, False
+        droppedFrom, slot.droppedFrom = slot.droppedFrom, None
+        wasDropped = droppedFrom is Place.TAKEN
         slot.place = HELD
-        slot.takenBy = meet()
-        slot.hasFailed = slot.hasFailed or not wasDropped
-        slot.ref = ref(resource)  # a collection in a cycle has ended the former one
+        slot.takenBy = currentTaker()
+        slot.isTriedLast = slot.isTriedLast or not wasDropped
+        slot.ref = ref(resource)  # the collector clears weak references to what is in a cycle
         reason = (Reason.DROPPED if wasDropped else
                   Reason.POOL_CLOSED if self._queue.isShutDown else Reason.REPAIR)
         try:
             self._hooks.close(resource, reason)
         finally:
-            if gc.is_finalized(resource):
-                resource = None
+            if droppedFrom is not None:
                 self._replaceByTwin(call)
+        if call.resource is None:
+            return False
         if wasDropped:
             self._tellDropped(slot)
-        return call.resource is not None
+        return True
 
     def _replaceByTwin(self, call: Call) -> None:
-        """Replace what was dropped by an object like it: CPython finalizes an object only once."""
+        """Replace what was dropped by an object like it.
+
+        CPython finalizes an object only once: if this one were dropped again, nobody would know.
+        """
         resource = call.resource
         slot = resource._slot
         try:
@@ -193,7 +203,7 @@ class Keeper:
             slot = self._queue.lost.popleft()
             self._log.warning("%r is no more: it was dropped and could not come back; the pool "
                               "has room for another resource", slot.name)
-            self._ledger.takeBack(slot)
+            self._ledger.keep(slot)
 
     def closeDue(self, until: float = NEVER, minOpen: int = 0) -> None:
         """Close what is due among the idle, the least recently used first.
@@ -253,7 +263,9 @@ class Keeper:
         The check is reset before the look, so what is asked for meanwhile is seen next time.
         """
         slot = resource._slot
-        self._limits.resetCheck(slot, self._queue.hasSurplus)
+        self._limits.resetCheck(slot)
+        if self._queue.hasSurplus:
+            slot.askToCheck()
         reason = self._limits.due(slot, now)
         if reason is None:
             return False
@@ -301,8 +313,6 @@ class Keeper:
     def trim(self, until: float = NEVER) -> None:
         """Let surplus members leave, closed ones first, then the least recently used."""
         queue = self._queue
-        while queue.returned and self._clock() <= until:
-            self.reclaim()
         while queue.hasSurplus and self._clock() <= until:
             with self._holding() as call:
                 if not (queue.pick(call, queue.closedPicks) or queue.pick(call, queue.oldestPicks)):
@@ -346,7 +356,7 @@ class Keeper:
     def _hold(self, call: Call) -> None:
         slot = call.resource._slot
         slot.place = HELD
-        slot.takenBy = meet()
+        slot.takenBy = currentTaker()
 
     @contextlib.contextmanager
     def _holding(self) -> Iterator[Call]:

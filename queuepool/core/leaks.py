@@ -13,8 +13,8 @@ from queuepool.core.log import Log
 from queuepool.core.slot import Place, Slot
 
 
-class Life:
-    """Something that lives as long as a thread (or greenlet) does."""
+class ThreadLife:
+    """An object that only the thread-local data of a thread (or greenlet) refers to."""
 
 
 class Taker:
@@ -22,7 +22,7 @@ class Taker:
 
     __slots__ = ("name", "ident", "_life")
 
-    def __init__(self, life: Life) -> None:
+    def __init__(self, life: ThreadLife) -> None:
         self.name = threading.current_thread().name
         self.ident = get_ident()
         self._life = ref(life)
@@ -34,15 +34,15 @@ class Taker:
 
 
 #: What every thread has of its own: ``taker``, from its first take on.
-here = threading.local()
+threadLocal = threading.local()
 
 
-def meet() -> Taker:
+def currentTaker() -> Taker:
     """Return the Taker of this thread, made when it is asked for."""
-    taker: Taker | None = getattr(here, "taker", None)
+    taker: Taker | None = getattr(threadLocal, "taker", None)
     if taker is None:
-        here.life = Life()
-        here.taker = taker = Taker(here.life)
+        threadLocal.life = ThreadLife()
+        threadLocal.taker = taker = Taker(threadLocal.life)
     return taker
 
 

@@ -26,6 +26,8 @@ class Limits:
         self.jitter = jitter
         #: Replaced by invalidate(): what was opened in an earlier generation has to be closed.
         self.generation = object()
+        #: Replaced when a limit is changed.
+        self._version = object()
 
     def start(self, slot: Slot, now: float) -> None:
         """Set the limits of what was opened just now."""
@@ -49,6 +51,7 @@ class Limits:
         check: Callable[[str, Any], float] = (
             checkCount if name == "maxUsageCount" else checkLimit)
         setattr(self, name, check(name, value))
+        self._version = object()
         for slot in slots:
             slot.askToCheck()
 
@@ -67,12 +70,16 @@ class Limits:
             return Reason.IDLE
         return None
 
-    def resetCheck(self, slot: Slot, isSurplus: bool) -> None:
-        """Let takes and puts go the short way again until the resource expires."""
+    def resetCheck(self, slot: Slot) -> None:
+        """Let takes and puts go the short way again until the resource expires.
+
+        What changed meanwhile, or the generation, is looked at afterwards: see ``askToCheck``.
+        """
+        version = self._version
         self._apply(slot)
         slot.checkAt = slot.expiresAt
         slot.shortUntil = PAST if slot.isLong else slot.expiresAt
-        if isSurplus or slot.generation is not self.generation:
+        if self._version is not version or slot.generation is not self.generation:
             slot.askToCheck()
 
 

@@ -15,7 +15,10 @@ PAST = float("-inf")
 
 
 class Place(enum.Enum):
-    """Where a resource is: in exactly one of these."""
+    """Where a resource is: in exactly one of these.
+
+    From the pick to the next line, where a call sets HELD, the place is still the former one.
+    """
 
     IDLE = "idle in the pool"
     HELD = "in the hands of a pool call that runs its hooks"
@@ -37,7 +40,7 @@ class Slot:
     """
 
     __slots__ = (
-        "name", "place", "queue", "ref", "isLong", "hasRepairHooks", "hasFailed", "wasDropped",
+        "name", "place", "queue", "ref", "isLong", "hasRepairHooks", "isTriedLast", "droppedFrom",
         "isMissing", "closing",
         "takenBy", "takenAt", "trace", "reportedAt", "generation",
         "openedAt", "lastUsedAt", "lifeShare", "expiresAt", "checkAt", "shortUntil",
@@ -62,8 +65,9 @@ class Slot:
         self.ref: Callable[[], Any] = _nothing  #: weak: returns the resource, or None
         self.isLong = False  #: its takes and puts never go the short way
         self.hasRepairHooks = False
-        self.hasFailed = False  #: its last open failed: others are tried first
-        self.wasDropped = False  #: it is RETURNED because its user dropped it
+        self.isTriedLast = False  #: its last open failed: others are tried first
+        #: TAKEN or HELD: its finalizer brought it back, from its user or from a call
+        self.droppedFrom: Place | None = None
         self.isMissing = False  #: its resource is no more, though it was not returned
         self.closing = Reason.USER  #: the reason that counts if it is closed now
         self.takenBy: Any = None  #: the Taker that took it last, or holds it
@@ -104,7 +108,7 @@ class Ledger:
     """All slots that a pool ever had, so that no count ends with its resource."""
 
     def __init__(self) -> None:
-        # Of both only single append, pop and list() are used: atomic without the GIL, too.
+        # Of both only single append, pop and copy() are used: atomic without the GIL, too.
         self._slots: list[Slot] = []
         self._spare: deque[Slot] = deque()
 
@@ -117,7 +121,7 @@ class Ledger:
             self._slots.append(slot)
             return slot
 
-    def takeBack(self, slot: Slot) -> None:
+    def keep(self, slot: Slot) -> None:
         """Keep a slot that nobody writes any more, to be issued again."""
         self._spare.append(slot)
 

@@ -35,8 +35,8 @@ FORGOTTEN = 5.0
 class Interrupter:
     """Raises KeyboardInterrupt in this thread, before the line of the package with this number.
 
-    With ``isExact`` at the entry of a function or after a call of C code with this number. There
-    CPython looks for signals; between two lines without a call it does not.
+    With ``isExact`` at the entry of a function, or after a call of what is not the package's, with
+    this number. There CPython looks for signals; between two lines without a call it does not.
     """
 
     def __init__(self, number, isExact=False):
@@ -59,11 +59,13 @@ class Interrupter:
         self._entered.clear()
 
     def _stepCall(self, frame, event, arg):
-        if event in ("call", "c_return") and frame.f_code.co_filename.startswith(PACKAGE):
+        if isOurs(frame) and event in ("call", "c_return"):
             self._pass(frame)
+        elif event == "return" and isOurs(frame.f_back) and not isOurs(frame):
+            self._pass(frame.f_back)
 
     def _enterFrame(self, frame, event, arg):
-        return self._stepLine if frame.f_code.co_filename.startswith(PACKAGE) else None
+        return self._stepLine if isOurs(frame) else None
 
     def _stepLine(self, frame, event, arg):
         if event == "line" and not self._leavesWith(frame):
@@ -96,6 +98,10 @@ class Interrupter:
             return True
         self._entered.add((frame, frame.f_lineno))
         return False
+
+
+def isOurs(frame):
+    return frame is not None and frame.f_code.co_filename.startswith(PACKAGE)
 
 
 def resourceToPut(frame):

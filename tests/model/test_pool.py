@@ -9,7 +9,7 @@ import os
 from collections import Counter
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (RuleBasedStateMachine, initialize, invariant, precondition, rule,
                                  run_state_machine_as_test)
@@ -148,9 +148,12 @@ class Model:
         return None
 
     def pick(self, *sources):
-        """Get something into the hand: out of these lists, else newly built if there is room."""
+        """Get something into the hand: out of these lists, else newly built if there is room.
+
+        What failed the last time comes last of all.
+        """
         for items in sources:
-            if items:
+            if items and not (items[-1].hasFailed and not items[-1].isOpen and self.room):
                 item = items.pop()
                 break
         else:
@@ -206,23 +209,21 @@ class Model:
         """Return the item taken, or the error that take raises."""
         if self.isClosed:
             return PoolClosed
-        hasExpired = False
         while True:
             item = self.pick(self.open, self.closed)
             if item is None:
                 self.counters["timeouts"] += 1
                 return PoolTimeout
-            reason = self.due(item)
-            hasExpired = reason is not None
-            self.closeIt(item, reason)
+            self.closeIt(item, self.due(item))
             if self.kind is Long and item.failsIn("takeRepair"):
+                item.hasFailed = True
                 self.closeIt(item, Reason.REPAIR)
                 self.release(item)
                 return Failure
             if item.isOpen:
                 break
             # An open one is better; but of several that have expired a take closes one only.
-            if self.open and not (hasExpired and self.due(self.open[-1])):
+            if self.open and not self.due(self.open[-1]):
                 self.release(item)
             elif self.openIt(item):
                 break
@@ -292,8 +293,10 @@ class Model:
 
     def warm(self):
         """Return how many are open, or the error that warm raises."""
-        if self.isClosed and self.countOpen < max(1, self.minOpen):
+        if self.isClosed:
             return PoolClosed
+        if not self.members and not self.hasFactory:
+            return PoolError
         while self.countOpen < max(1, self.minOpen):
             errors = self.counters["openErrors"]
             if not self.openAnother():
@@ -568,4 +571,5 @@ def test_the_pool_agrees_with_its_model_after_each_step():
     run_state_machine_as_test(PoolMachine, settings=settings(
         max_examples=USUAL_EXAMPLES if isUsual else int(30 * STRESS_SECONDS),
         stateful_step_count=50, deadline=None, derandomize=isUsual, database=None,
+        phases=[Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck)))

@@ -92,7 +92,7 @@ def test_what_opens_without_its_base_class_is_counted_and_has_its_limits(hooks, 
     slot = thing._slot
     assert countsOf(thing) == (1, 0, {}, 0)
     assert (slot.openedAt, slot.expiresAt, slot.openTime) == (clock.now, clock.now + 300.0, 3.0)
-    hooks.reconcile(thing)
+    hooks.countMissed(thing)
     assert countsOf(thing) == (1, 0, {}, 0)
 
 
@@ -106,10 +106,10 @@ def test_what_a_failing_open_left_is_closed_and_does_not_count_as_open(
         hooks.open(thing)
     assert countsOf(thing) == (0, 1, {}, 0)
     assert (thing.resource, thing._isOpen, thing._slot.openedAt) == (None, False, None)
-    assert thing._slot.hasFailed
+    assert thing._slot.isTriedLast
     assert ("half open" in caplog.text) is (repr(closing) == "OSError('close')")
     hooks.open(thing)
-    assert countsOf(thing) == (1, 1, {}, 0) and not thing._slot.hasFailed
+    assert countsOf(thing) == (1, 1, {}, 0) and not thing._slot.isTriedLast
 
 
 def test_an_open_that_does_not_open_is_told_what_to_do(hooks):
@@ -155,7 +155,7 @@ def test_what_is_closed_is_not_closed_again_and_the_reason_is_forgotten(hooks, t
     assert countsOf(thing) == (1, 0, {Reason.AGE: 1}, 0)
     hooks.open(thing)
     thing.close()  # by its user
-    hooks.reconcile(thing)
+    hooks.countMissed(thing)
     assert countsOf(thing) == (2, 0, {Reason.AGE: 1, Reason.USER: 1}, 0)
 
 

@@ -57,18 +57,17 @@ def test_none_is_no_limit():
     assert limits.maxUsageCount == sys.maxsize
 
 
-@pytest.mark.parametrize("isSurplus, isInvalid, isLong, checkAt, shortUntil", [
-    (False, False, False, 20.0, 20.0), (False, False, True, 20.0, PAST),
-    (True, False, False, PAST, PAST), (False, True, False, PAST, PAST)])
+@pytest.mark.parametrize("isInvalid, isLong, checkAt, shortUntil", [
+    (False, False, 20.0, 20.0), (False, True, 20.0, PAST), (True, False, PAST, PAST)])
 def test_after_a_check_it_goes_the_short_way_until_it_expires(
-        isSurplus, isInvalid, isLong, checkAt, shortUntil):
-    """What is surplus or invalid is checked each time; what has hooks never goes it."""
+        isInvalid, isLong, checkAt, shortUntil):
+    """What is invalid is checked each time; what has hooks never goes it."""
     limits = Limits(10.0, 20.0, 3, 0.0)
     slot = opened(limits)
     slot.isLong = isLong
     if isInvalid:
         limits.generation = object()
-    limits.resetCheck(slot, isSurplus)
+    limits.resetCheck(slot)
     assert (slot.checkAt, slot.shortUntil) == (checkAt, shortUntil)
 
 

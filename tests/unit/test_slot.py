@@ -20,7 +20,7 @@ def test_the_counters_go_on_with_the_next_resource_and_all_else_begins_anew():
     slot = Slot()
     fresh = {field: getattr(slot, field) for field in Slot.__slots__}
     assert not any(fresh[flag] for flag in (
-        "isLong", "hasRepairHooks", "hasFailed", "wasDropped", "isMissing", "useTime", "useMax"))
+        "isLong", "hasRepairHooks", "isTriedLast", "droppedFrom", "isMissing", "useTime", "useMax"))
     slot.takes = slot.takesAtOpen = 7
     slot.countOpening(2.0)
     slot.countWait(3.0)
@@ -70,7 +70,7 @@ def test_the_ledger_sums_over_all_slots_that_it_ever_issued():
         slot.countOpening(float(takes))
         slot.countClose(Reason.USAGE)
         slot.countClose(Reason.IDLE)
-    ledger.takeBack(slot)
+    ledger.keep(slot)
     assert (ledger.sum("takes"), ledger.max("openMax")) == (7, 4.0)
     assert ledger.closes() == {**dict.fromkeys(Reason, 0), Reason.USAGE: 3, Reason.IDLE: 3}
 
@@ -79,7 +79,7 @@ def test_a_slot_that_was_taken_back_is_issued_again():
     ledger = Ledger()
     first, second = ledger.issue(), ledger.issue()
     assert first is not second
-    ledger.takeBack(first)
+    ledger.keep(first)
     assert ledger.issue() is first
     assert ledger.issue() not in (first, second)
 
@@ -93,7 +93,7 @@ def test_of_many_who_are_issued_slots_at_once_no_two_have_the_same():
         for _ in range(500):
             slot = ledger.issue()
             slot.takes += 1  # not atomic: a slot that two have loses counts
-            ledger.takeBack(slot)
+            ledger.keep(slot)
 
     for each in [start(count) for _ in range(8)]:
         each.result()
