@@ -232,8 +232,8 @@ class Pool(Generic[R]):
             if call is not None:
                 resource = call.resource
             if resource is not None and resource._slot is not NOWHERE:
-                slot = resource._slot
-                slot.place = RETURNED; self._queue.returned.append(resource)  # noqa: E702
+                slot, returned = resource._slot, self._queue.returned
+                slot.place = RETURNED; returned += (resource,)  # noqa: E702
                 del resource, call  # else this frame, in the traceback, keeps it from coming back
                 self._keeper.reclaim()
             raise
@@ -478,7 +478,8 @@ class Pool(Generic[R]):
             if call is not None:
                 held = call.resource
             if held is not None and held._slot is not NOWHERE:
-                slot.place = RETURNED; self._queue.returned.append(held)  # noqa: E702
+                slot, returned = held._slot, self._queue.returned
+                slot.place = RETURNED; returned += (held,)  # noqa: E702
                 self._keeper.reclaim()
             raise
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import repeat
 from operator import attrgetter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
@@ -230,7 +231,8 @@ class Resource:
                 slot.countClose(Reason.DROPPED)
             return False
         slot.droppedFrom = place
-        slot.place = RETURNED; queue.returned.append(self)  # noqa: E702
+        returned = queue.returned
+        slot.place = RETURNED; returned += (self,)  # noqa: E702  not append: see __exit__
         queue.notify()
         return True
 
@@ -277,7 +279,9 @@ class Resource:
         except BaseException:
             # Still where it was at the beginning, as when the clock was interrupted.
             if slot.place is TAKEN and slot.takes == takes:
-                slot.place = RETURNED; pool._queue.returned.append(self)  # noqa: E702
+                # Not append: on a full stack nothing can be called.
+                returned = pool._queue.returned
+                slot.place = RETURNED; returned += (self,)  # noqa: E702
             pool._queue.notify()
             raise
 
@@ -300,17 +304,19 @@ def join(pool: Owner, resource: Any, slot: Slot) -> None:
         raise PoolError(f"pool {pool.name!r}: the factory has to return a new Resource each time; "
                         f"for {slot.name!r} it returned {what}")
     checkNew(pool, resource)
+    hasTicket = False
     try:
-        resource._ticket.pop()
-    except IndexError:
-        raise PoolError(f"pool {pool.name!r}: {resource.name!r} is being put into a pool by "
-                        f"another thread") from None
-    slot.ref = ref(resource)
-    slot.takenBy = currentTaker()
-    slot.place = HELD
-    if type(resource).__eq__ is not object.__eq__:
-        pool._queue.comparesByIdentity = False
-    try:
+        try:
+            for hasTicket in map(list.pop, repeat(resource._ticket)):  # in one step, see Call
+                break
+        except IndexError:
+            raise PoolError(f"pool {pool.name!r}: {resource.name!r} is being put into a pool by "
+                            f"another thread") from None
+        slot.ref = ref(resource)
+        slot.takenBy = currentTaker()
+        slot.place = HELD
+        if type(resource).__eq__ is not object.__eq__:
+            pool._queue.comparesByIdentity = False
         resource._slot = slot
         resource._pool = pool
         pool._hooks.lookForHooks(resource)
@@ -318,7 +324,8 @@ def join(pool: Owner, resource: Any, slot: Slot) -> None:
             slot.generation = pool.generation
             pool._hooks.noteOpen(resource)
     except BaseException:
-        resource._leavePool()
+        if hasTicket:
+            resource._leavePool()
         raise
 
 

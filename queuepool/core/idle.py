@@ -225,7 +225,8 @@ class IdleQueue(queue.LifoQueue[Any]):
     def giveBack(self, resource: Any) -> None:
         """Keep what a call has in hand, if anything, until somebody closes it. Takes no lock."""
         if resource is not None and resource._slot is not NOWHERE:
-            resource._slot.place = Place.RETURNED; self.returned.append(resource)  # noqa: E702
+            slot, returned = resource._slot, self.returned
+            slot.place = Place.RETURNED; returned += (resource,)  # noqa: E702
             self.notify()
 
     # -- waiters

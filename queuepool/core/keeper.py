@@ -118,7 +118,9 @@ class Keeper:
         try:
             self._hooks.close(resource, reason)
         finally:
-            if reason is Reason.SHRUNK and not queue.finishLeaving(slot):
+            if resource._isOpen:
+                pass  # something was raised before its close began: it stays in hand
+            elif reason is Reason.SHRUNK and not queue.finishLeaving(slot):
                 self.release(call)  # the pool grew again meanwhile
             else:
                 self.detach(resource, slot)
