@@ -54,10 +54,10 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
 
 from queuepool.core import fork, leaks
 from queuepool.core.breaker import CircuitBreaker
-from queuepool.core.call import Call
+from queuepool.core.call import LEAST_HOOK_TIME, Call
 from queuepool.core.hooks import CloseOnException, Hooks
 from queuepool.core.idle import IdleQueue
-from queuepool.core.keeper import Keeper
+from queuepool.core.keeper import Keeper, twinOf
 from queuepool.core.leaks import Taker, threadLocal
 from queuepool.core.limits import Limits, checkInteger, checkLimit, checkSeconds, describe
 from queuepool.core.log import Log
@@ -214,7 +214,7 @@ class Pool(Generic[R]):
                 except IndexError:  # no open one is idle
                     pass
             if resource is not None:
-                then = self._check(resource, taker, now)
+                then = self._check(resource, taker, now, timeout)
             if resource is None or not resource._isOpen or queue.isShutDown:
                 call = Call(); call.resource, resource = resource, None  # noqa: E702  see Call
                 call.now = now if call.resource is None else then
@@ -238,14 +238,23 @@ class Pool(Generic[R]):
                 self._keeper.reclaim()
             raise
 
-    def _check(self, resource: Any, taker: Taker, now: float) -> float:
-        """Close what was picked if it has expired, and run its takeRepair; return the time then."""
+    def _check(self, resource: Any, taker: Taker, now: float, timeout: float | None) -> float:
+        """Close what was picked if it has expired, and run its takeRepair.
+
+        Returns the time then. After a close that took longer than the timeout no takeRepair runs.
+        """
         slot = resource._slot
         slot.place = HELD
         slot.takenBy = taker
         if now > slot.checkAt or now - slot.lastUsedAt > self._limits.maxIdleTime:
             self._keeper.closeIfDue(resource, now)
-            now = self.clock()
+            then = self.clock()
+            if timeout is POOL_DEFAULT:
+                timeout = self.takeTimeout
+            if not resource._isOpen and timeout is not None and (
+                    then > now + max(timeout, LEAST_HOOK_TIME)):
+                return then
+            now = then
         if slot.hasRepairHooks:
             wasOpen, slot.closing = resource._isOpen, REPAIR
             resource.takeRepair()
@@ -276,7 +285,8 @@ class Pool(Generic[R]):
             self._find(call)
             if not (call.resource._isOpen or call.mayRunAnotherHook()):
                 raise self._timeoutError(call, f"{call.resource.name!r} was not ready")
-            call.now = self._check(call.resource, taker, call.now)
+            call.now = self._check(
+                call.resource, taker, call.now, max(0.0, call.deadline - call.now))
             if call.resource._isOpen:
                 break
         if self._queue.isShutDown:
@@ -290,12 +300,8 @@ class Pool(Generic[R]):
                        ) and self._look(call)
             if not isFound and queue.isShutDown:
                 raise self._closedError()
-            giveUpAt = call.deadline
-            if self._breaker.error is not None:
-                giveUpAt = min(giveUpAt, self._breaker.giveUpAt(
-                    call.startedAt, self.openRetryTime))
-            if not isFound and call.now < giveUpAt:
-                isFound = self._wait(call, giveUpAt - call.now)
+            if not isFound and call.now < call.deadline:
+                isFound = self._wait(call)
             if not isFound:
                 raise self._timeoutError(call, "no resource came free")
             call.isFirst = True  # it had its turn
@@ -305,18 +311,21 @@ class Pool(Generic[R]):
                     return
             elif call.resource._slot.place is IDLE:
                 return
-            elif self._keeper.restore(call):  # it was dropped, or something was raised
+            else:  # it was dropped, or something was raised
+                isMember = self._keeper.restore(call)
                 call.now = self.clock()
-                return
+                if isMember:
+                    return
 
-    def _wait(self, call: Call, seconds: float) -> bool:
+    def _wait(self, call: Call) -> bool:
         """Wait in line until ``_look`` finds something, and count for how long."""
         startedAt = call.now
         if self._factory is None and not self._queue.members:
             self._log.warning("a take waits, but nothing was put into the pool yet, and it has "
                               "no factory")
         try:
-            return self._queue.waitFor(call, self._look, seconds, self._breaker.pause)
+            return self._queue.waitFor(
+                call, self._look, call.deadline - startedAt, self._pause)
         finally:
             call.now = self.clock()
             if call.resource is not None:
@@ -344,6 +353,16 @@ class Pool(Generic[R]):
         if queue.closed and self._keeper.pickClosed(call):
             return True
         return self._factory is not None and len(queue.members) < queue.maxsize
+
+    def _pause(self, call: Call) -> tuple[float, float]:
+        """Return in how many seconds a waiter looks though nobody wakes it, and gives up."""
+        breaker = self._breaker
+        if not breaker.isTripped:
+            return NEVER, NEVER
+        rest = NEVER
+        if breaker.error is not None:
+            rest = breaker.giveUpAt(call.startedAt, self.openRetryTime) - self.clock()
+        return breaker.pause(), rest
 
     def _opens(self, call: Call) -> bool:
         """Open what is in hand. Return False if another one is better, or if that failed."""
@@ -414,12 +433,14 @@ class Pool(Generic[R]):
             self.put(resource)
             return
         try:
-            if resource._slot.place is TAKEN and self._hooks.closesOn(resource, error):
+            slot = resource._slot
+            if (slot.place is TAKEN and slot.queue is self._queue
+                    and self._hooks.closesOn(resource, error)):
                 self._hooks.close(resource, Reason.EXCEPTION)
             self.put(resource)
         except Exception:  # the user's exception is the one that counts
             self._log.warning("put of %r failed", resource.name, exc_info=True)
-            if resource._slot.place is TAKEN:
+            if slot.place is TAKEN:
                 self._takeBack(resource, error, self.clock())
 
     def _takeBack(self, resource: Any, error: BaseException | None, now: float) -> None:
@@ -440,6 +461,10 @@ class Pool(Generic[R]):
             if slot.queue is not queue:  # it was taken before a fork
                 held = None
                 self._disown(resource)
+                return
+            if slot.ref() is None:  # a finalizer puts it, and it is being collected itself
+                held, slot.droppedFrom = None, TAKEN
+                queue.giveBack(resource)
                 return
             used = now - slot.takenAt
             slot.useTime += used
@@ -503,6 +528,8 @@ class Pool(Generic[R]):
         slot.reset(resource.name)
         try:
             if not self._queue.admit(slot):
+                if self.closed:
+                    raise self._closedError()
                 raise PoolError(
                     f"pool {self.name!r} already has all {self.capacity} resources of its "
                     f"capacity; {resource.name!r} was not put. Raise the capacity with resize()")
@@ -675,6 +702,8 @@ class Pool(Generic[R]):
     def _disown(self, resource: Any) -> None:
         """Forget, in a child process, what the parent has open, and seed with it as if new."""
         self._hooks.abandon(resource)
+        if resource._slot.droppedFrom is not None:  # it was finalized
+            resource = twinOf(resource)
         resource._leavePool()
         if self._factory is None and not self.closed:
             try:

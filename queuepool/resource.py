@@ -75,6 +75,8 @@ class Resource:
         self._isOpen = False
         #: Of those who put it into a pool at once, the one that pops this succeeds.
         self._ticket = [True]
+        #: Ends with the resource, or with its twin; no finalizer or collector is involved.
+        self._life = object()
         self.handOut(self)
 
     def open(self) -> None:
@@ -220,10 +222,16 @@ class Resource:
         One append brings it back; no lock is taken and nothing is logged here. An idle one is
         being collected together with its pool. Returns whether it came back.
         """
-        slot = getattr(self, "_slot", NOWHERE)  # its __init__ may have failed
+        try:
+            slot = object.__getattribute__(self, "_slot")
+        except AttributeError:  # its __init__ has failed
+            return False
         place = slot.place
         queue = slot.queue
         if queue is None or place is not TAKEN and place is not HELD:
+            return False
+        current = slot.ref()
+        if current is not None and current is not self:  # a twin has taken its place
             return False
         if queue.isShutDown:  # nobody needs it: its driver closes it
             queue.evict(slot)
@@ -260,7 +268,7 @@ class Resource:
         try:
             now = pool.clock()
             if (slot.place is TAKEN and exc_value is None and now <= slot.shortUntil
-                    and takes < slot.takesLimit and self._isOpen):
+                    and takes < slot.takesLimit and self._isOpen and slot.ref() is not None):
                 used = now - slot.takenAt
                 slot.useTime += used
                 if used > slot.useMax:
@@ -282,6 +290,8 @@ class Resource:
                 # Not append: on a full stack nothing can be called.
                 returned = pool._queue.returned
                 slot.place = RETURNED; returned += (self,)  # noqa: E702
+            if pool._queue.isShutDown:
+                pool._keeper.reclaim()
             pool._queue.notify()
             raise
 
@@ -313,6 +323,7 @@ def join(pool: Owner, resource: Any, slot: Slot) -> None:
             raise PoolError(f"pool {pool.name!r}: {resource.name!r} is being put into a pool by "
                             f"another thread") from None
         slot.ref = ref(resource)
+        slot.life = resource._life
         slot.takenBy = currentTaker()
         slot.place = HELD
         if type(resource).__eq__ is not object.__eq__:
@@ -340,9 +351,11 @@ def checkNew(pool: Owner, resource: Any) -> None:
             f"pool {pool.name!r}: only a Resource can be put, not {describe(resource)}" + (
                 f": it is what {holders[0]!r} has open; put that, or use "
                 f"'with pool.take() as …'" if holders else ""))
-    if getattr(resource, "_target", None) is None:
-        raise PoolError(
-            f"pool {pool.name!r}: {kind}.__init__ has to call super().__init__(name)")
+    try:
+        object.__getattribute__(resource, "_target")
+    except AttributeError:
+        raise PoolError(f"pool {pool.name!r}: {kind}.__init__ has to call "
+                        f"super().__init__(name)") from None
     owner = resource._pool
     if owner is not None:
         raise PoolError(

@@ -18,7 +18,7 @@ class CircuitBreaker:
     """Tells who may open a resource, and when, after a failure.
 
     Normally everybody may. Once it is *tripped* only one at a time may, the *probe*, and not
-    before ``retryAt``. The first success resets it. A lock guards who is the probe, nothing else.
+    before ``retryAt``. The first success resets it. A lock guards these fields, nothing else.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -29,13 +29,14 @@ class CircuitBreaker:
 
     def reset(self) -> None:
         """Note a success: everybody may open again."""
-        self.isTripped = False
-        #: The last failure, without the frames of its traceback; None if there was none.
-        self.error: BaseException | None = None
-        #: When the first failure happened, and when the next attempt may be made.
-        self.startedAt = self.retryAt = PAST
-        self._pause = FIRST_PAUSE
-        self._probe = None
+        with self._lock:
+            self.isTripped = False
+            #: The last failure, without the frames of its traceback; None if there was none.
+            self.error: BaseException | None = None
+            #: When the first failure happened, and when the next attempt may be made.
+            self.startedAt = self.retryAt = PAST
+            self._pause = FIRST_PAUSE
+            self._probe = None
 
     def trip(self) -> None:
         """Note that an open resource turned out to be broken: perhaps the others are, too."""
@@ -47,12 +48,15 @@ class CircuitBreaker:
         ``outer`` is the exception that the caller of ``take`` was handling: it is not ours.
         """
         now = self._clock()
-        if self.error is None:
-            self.startedAt = now
-        self.isTripped = True
-        self.error = withoutFrames(error, outer)
-        self.retryAt = now + self._pause * random.uniform(0.85, 1.0)
-        self._pause = min(2.0 * self._pause, LONGEST_PAUSE)
+        error = withoutFrames(error, outer)
+        with self._lock:
+            if self.error is None:
+                self.startedAt = now
+            self.error = error
+            self.isTripped = True
+            if now >= self.retryAt:  # of several that fail at once, one counts
+                self.retryAt = now + self._pause * random.uniform(0.85, 1.0)
+                self._pause = min(2.0 * self._pause, LONGEST_PAUSE)
 
     def isReady(self) -> bool:
         """Tell whether somebody may try to open now."""

@@ -23,12 +23,13 @@ class Forkable(Protocol):
     def startAfresh(self) -> None: ...
 
 
-_pools: weakref.WeakSet[Forkable] = weakref.WeakSet()
+#: By id: what users define to compare pools does not matter.
+_pools: weakref.WeakValueDictionary[int, Forkable] = weakref.WeakValueDictionary()
 
 
 def remember(pool: Forkable) -> None:
     """Have ``pool.startAfresh()`` called in every child process."""
-    _pools.add(pool)
+    _pools[id(pool)] = pool
 
 
 def disownAll(old: IdleQueue, disown: Callable[[Any], None], isSeeded: bool) -> None:
@@ -55,7 +56,7 @@ def disownAll(old: IdleQueue, disown: Callable[[Any], None], isSeeded: bool) -> 
 
 
 def _startAllAfresh() -> None:
-    for pool in list(_pools):
+    for pool in list(_pools.values()):
         try:
             pool.startAfresh()
         except BaseException:  # the other pools are to start afresh all the same

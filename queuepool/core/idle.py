@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import filterfalse, repeat
 from queue import Empty, SimpleQueue
+from sys import getrefcount
 from time import monotonic
 from typing import Any
 from weakref import ref
@@ -176,16 +177,13 @@ class IdleQueue(queue.LifoQueue[Any]):
     def reconcile(self) -> None:
         """Evict members whose resource is no more, though it did not come back.
 
-        That happens when the interpreter cannot run its finalizer: it was interrupted, or the
-        stack was full. A slot is evicted when it is found for the second time: the first time
-        its finalizer may be running.
+        That happens when the interpreter could not run its finalizer, because it was interrupted
+        or the stack was full. Weak references do not tell: the collector clears them before it
+        runs finalizers, which bring a resource back.
         """
         for slot in list(self.members):
-            if slot.place not in (Place.TAKEN, Place.HELD) or slot.ref() is not None:
-                slot.isMissing = False
-            elif not slot.isMissing:
-                slot.isMissing = True
-            else:
+            # Two references: the slot's, and the one of this call.
+            if slot.place in (Place.TAKEN, Place.HELD) and getrefcount(slot.life) == 2:
                 if slot.openedAt is not None:
                     slot.countClose(Reason.DROPPED)
                 self.lost.append(slot)
@@ -232,11 +230,11 @@ class IdleQueue(queue.LifoQueue[Any]):
     # -- waiters
 
     def waitFor(self, call: Call, look: Callable[[Call], bool], seconds: float,
-                pause: Callable[[], float]) -> bool:
+                pause: Callable[[Call], tuple[float, float]]) -> bool:
         """Stand in line until ``look(call)``, called when it is this thread's turn, returns True.
 
-        Return False if that took more than so many seconds. ``pause()`` tells after how many
-        seconds to look again though nobody calls ``notify``.
+        Return False if that took more than so many seconds. ``pause(call)`` tells after how many
+        seconds to look again though nobody calls ``notify``, and after how many to give up.
         """
         until = monotonic() + seconds
         waiters = self.waiters
@@ -254,8 +252,10 @@ class IdleQueue(queue.LifoQueue[Any]):
                     return True
                 if isOver:
                     return False
-                longest = min(LOOK_AGAIN_TIME, pause())
-                rest = until - monotonic()
+                longest, rest = pause(call)
+                now = monotonic()
+                until = min(until, now + rest)
+                rest, longest = until - now, min(LOOK_AGAIN_TIME, longest)
                 isLast = rest <= longest
                 isWoken = waiter.sleep(max(0.0, rest if isLast else longest))
                 isOver = isLast and not isWoken  # the time is over: one more look
@@ -345,8 +345,9 @@ class IdleQueue(queue.LifoQueue[Any]):
 
     def shutdown(self, immediate: bool = False) -> None:
         """Let nobody wait any more: wake all who do. May be called again."""
-        if not self.isShutDown:
-            self.isShutDown = True; self.waiters.append(ref(END))  # noqa: E702
+        with self._membership:
+            if not self.isShutDown:
+                self.isShutDown = True; self.waiters.append(ref(END))  # noqa: E702
         for place in _copy(self.waiters):
             waiter = place()
             if waiter is not None:

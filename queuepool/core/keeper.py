@@ -57,19 +57,19 @@ class Keeper:
         slot.reset(f"{self._name}-{next(self._numbers)}")
         resource = None
         try:
-            if not self._queue.admit(slot):
-                self._ledger.keep(slot)
-                return False
-            resource = self._factory(slot.name)
-            self._join(resource, slot)
-            call.resource = resource
+            if self._queue.admit(slot):
+                resource = self._factory(slot.name)
+                self._join(resource, slot)
+                call.resource = resource
+                if self._queue.hasRoom:
+                    self._queue.notify()
+                return True
         except BaseException:
             call.resource = None
             self.detach(resource, slot)
             raise
-        if self._queue.hasRoom:
-            self._queue.notify()
-        return True
+        self._ledger.keep(slot)
+        return False
 
     def detach(self, resource: Any, slot: Slot) -> None:
         """Let a resource leave the pool for good, and keep its slot for another one."""
@@ -180,7 +180,7 @@ class Keeper:
         try:
             call.resource = twinOf(resource)
             slot.ref = ref(call.resource)
-        except TypeError:  # it is built on a class that only C code can make an object of
+        except Exception:  # as of a class of which only C code can make an object
             call.resource = None
             self.detach(resource, slot)
             self._log.warning("%r was dropped and cannot be used again; the pool has room for "
@@ -244,7 +244,7 @@ class Keeper:
             return
         if self.countOpen() > minOpen or self.openAnother():
             self.closeIfDue(call.resource, self._clock())
-        elif not self._queue.hasRoom and not self._queue.closed:
+        elif not self._queue.closed and (self._factory is None or not self._queue.hasRoom):
             if self.closeIfDue(call.resource, self._clock()):
                 try:
                     self._hooks.open(call.resource)
@@ -386,6 +386,6 @@ def twinOf(resource: Any) -> Any:
     state = object.__getstate__(resource)
     if isinstance(state, tuple):
         for name, value in state[1].items():  # of classes with __slots__
-            setattr(twin, name, value)
+            object.__setattr__(twin, name, value)
     twin.handOut(twin)
     return twin

@@ -40,8 +40,9 @@ class Slot:
     """
 
     __slots__ = (
-        "name", "place", "queue", "ref", "isLong", "hasRepairHooks", "isTriedLast", "droppedFrom",
-        "isMissing", "closing",
+        "name", "place", "queue", "ref", "life", "isLong", "hasRepairHooks",
+        "isTriedLast", "droppedFrom",
+        "closing",
         "takenBy", "takenAt", "trace", "reportedAt", "generation",
         "openedAt", "lastUsedAt", "lifeShare", "expiresAt", "checkAt", "shortUntil",
         "takes", "takesAtOpen", "takesLimit",
@@ -64,11 +65,11 @@ class Slot:
         self.queue: Any = None  #: the IdleQueue that it is a member of
         self.ref: Callable[[], Any] = _nothing  #: weak: returns the resource, or None
         self.isLong = False  #: its takes and puts never go the short way
+        self.life: object = None  #: the resource refers to it as long as it exists
         self.hasRepairHooks = False
         self.isTriedLast = False  #: its last open failed: others are tried first
         #: TAKEN or HELD: its finalizer brought it back, from its user or from a call
         self.droppedFrom: Place | None = None
-        self.isMissing = False  #: its resource is no more, though it was not returned
         self.closing = Reason.USER  #: the reason that counts if it is closed now
         self.takenBy: Any = None  #: the Taker that took it last, or holds it
         self.takenAt = PAST

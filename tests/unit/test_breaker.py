@@ -102,12 +102,14 @@ def test_a_take_gives_up_its_time_after_it_met_the_first_failure(breaker, clock)
 
 @pytest.mark.parametrize("chance, fraction", [(0, 0.85), (1, 1.0)])
 def test_the_pauses_double_up_to_the_longest_and_are_a_bit_at_random(
-        breaker, monkeypatch, chance, fraction):
+        breaker, clock, monkeypatch, chance, fraction):
     monkeypatch.setattr("random.uniform", lambda *bounds: bounds[chance])
     pauses = []
     for _ in range(7):
-        breaker.noteFailure(OSError(), None)
+        for _ in range(3):  # of several that fail at once, one counts
+            breaker.noteFailure(OSError(), None)
         pauses.append(breaker.pause())
+        clock.advance(pauses[-1])
     expected = [fraction * min(FIRST_PAUSE * 2 ** n, LONGEST_PAUSE) for n in range(7)]
     assert pauses == pytest.approx(expected)
 

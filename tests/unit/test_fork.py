@@ -241,7 +241,8 @@ def test_a_pool_that_cannot_start_afresh_keeps_no_other_from_it(monkeypatch, cap
             if self.name == "unfit":
                 raise SystemExit
 
-    monkeypatch.setattr(fork, "_pools", [Fake("a"), Fake("unfit"), Fake("b")])
+    fakes = [Fake("a"), Fake("unfit"), Fake("b")]
+    monkeypatch.setattr(fork, "_pools", dict(enumerate(fakes)))
     fork._startAllAfresh()
     assert started == ["a", "unfit", "b"]
     assert caplog.messages == ["pool unfit: starting afresh in a child process failed"]

@@ -20,7 +20,7 @@ def test_the_counters_go_on_with_the_next_resource_and_all_else_begins_anew():
     slot = Slot()
     fresh = {field: getattr(slot, field) for field in Slot.__slots__}
     assert not any(fresh[flag] for flag in (
-        "isLong", "hasRepairHooks", "isTriedLast", "droppedFrom", "isMissing", "useTime", "useMax"))
+        "isLong", "hasRepairHooks", "isTriedLast", "droppedFrom", "useTime", "useMax"))
     slot.takes = slot.takesAtOpen = 7
     slot.countOpening(2.0)
     slot.countWait(3.0)
