@@ -89,6 +89,7 @@ def _limit(name: str) -> Any:
     """Return a property that is a limit of the pool: 1.3.2's programs may read and set it."""
     def setLimit(pool: Pool[Any], value: float | None) -> None:
         pool._limits.change(name, value, list(pool._queue.members))
+        pool._idleLimit = pool._limits.maxIdleTime
 
     return property(lambda pool: pool._limits.given(name), setLimit)
 
@@ -146,6 +147,7 @@ class Pool(Generic[R]):
         self.leakTime = checkSeconds("leakTime", leakTime)
         self.leakTrace = leakTrace
         self._limits = Limits(maxIdleTime, maxOpenTime, maxUsageCount, jitter)
+        self._idleLimit = self._limits.maxIdleTime
         self._factory = factory
         #: Returns the instant now, in seconds; all times of the pool are measured by it.
         self.clock = clock
@@ -203,8 +205,7 @@ class Pool(Generic[R]):
                 try:
                     for resource in queue.openPicks:  # pops and stores in one step
                         slot = resource._slot
-                        if (now <= slot.shortUntil
-                                and now - slot.lastUsedAt <= self._limits.maxIdleTime):
+                        if now <= slot.shortUntil and now - slot.lastUsedAt <= self._idleLimit:
                             slot.takes += 1
                             slot.takenBy = taker
                             slot.takenAt = now
@@ -214,7 +215,10 @@ class Pool(Generic[R]):
                 except IndexError:  # no open one is idle
                     pass
             if resource is not None:
-                then = self._check(resource, taker, now, timeout)
+                if slot.droppedFrom is not None:  # a finalizer put it
+                    queue.giveBack(resource); resource = None  # noqa: E702
+                else:
+                    then = self._check(resource, taker, now, timeout)
             if resource is None or not resource._isOpen or queue.isShutDown:
                 call = Call(); call.resource, resource = resource, None  # noqa: E702  see Call
                 call.now = now if call.resource is None else then
@@ -309,7 +313,8 @@ class Pool(Generic[R]):
                 if self._keeper.build(call):
                     call.now = self.clock()
                     return
-            elif call.resource._slot.place is IDLE:
+            elif (call.resource._slot.place is IDLE
+                    and call.resource._slot.droppedFrom is None):
                 return
             else:  # it was dropped, or something was raised
                 isMember = self._keeper.restore(call)
@@ -457,7 +462,10 @@ class Pool(Generic[R]):
         held = resource
         try:
             slot.place = HELD
-            slot.takenBy = getattr(threadLocal, "taker", None) or leaks.currentTaker()
+            try:
+                slot.takenBy = threadLocal.taker
+            except AttributeError:
+                slot.takenBy = leaks.currentTaker()
             if slot.queue is not queue:  # it was taken before a fork
                 held = None
                 self._disown(resource)
@@ -515,7 +523,8 @@ class Pool(Generic[R]):
                   f"afterwards")
         if error is None:
             raise PoolError(f"pool {self.name!r}: {misuse}")
-        self._log.warning("%s", misuse)
+        if resource._slot.place is not RETURNED:  # else it was dropped, within its with block
+            self._log.warning("%s", misuse)
 
     # -- members
 

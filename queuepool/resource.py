@@ -219,8 +219,8 @@ class Resource:
     def __del__(self) -> bool:
         """Come back to the pool if the user, or an interrupted call, dropped the resource.
 
-        One append brings it back; no lock is taken and nothing is logged here. An idle one is
-        being collected together with its pool. Returns whether it came back.
+        One append brings it back; no lock is taken and nothing is logged here. Returns whether
+        it came back.
         """
         try:
             slot = object.__getattribute__(self, "_slot")
@@ -228,6 +228,11 @@ class Resource:
             return False
         place = slot.place
         queue = slot.queue
+        if place is IDLE and slot.ref() is None:
+            # Collected with its pool, or put by a finalizer in the same garbage. It is finalized
+            # now, so the next take has to replace it.
+            slot.droppedFrom = place
+            slot.askToCheck()
         if queue is None or place is not TAKEN and place is not HELD:
             return False
         current = slot.ref()
@@ -268,7 +273,7 @@ class Resource:
         try:
             now = pool.clock()
             if (slot.place is TAKEN and exc_value is None and now <= slot.shortUntil
-                    and takes < slot.takesLimit and self._isOpen and slot.ref() is not None):
+                    and takes < slot.takesLimit and self._isOpen):
                 used = now - slot.takenAt
                 slot.useTime += used
                 if used > slot.useMax:
@@ -309,11 +314,13 @@ def _comingBack(own: Callable[[Any], object]) -> Callable[[Any], bool]:
 
 def join(pool: Owner, resource: Any, slot: Slot) -> None:
     """Connect a new resource with its slot and its pool; the caller holds it then."""
-    if not isinstance(resource, Resource) or getattr(resource, "_pool", None) is not None:
-        what = "one that is in a pool" if isinstance(resource, Resource) else describe(resource)
+    isResource = isinstance(resource, Resource)
+    if isResource:
+        checkInit(pool, resource)
+    if not isResource or resource._pool is not None:
+        what = "one that is in a pool" if isResource else describe(resource)
         raise PoolError(f"pool {pool.name!r}: the factory has to return a new Resource each time; "
                         f"for {slot.name!r} it returned {what}")
-    checkNew(pool, resource)
     hasTicket = False
     try:
         try:
@@ -326,7 +333,8 @@ def join(pool: Owner, resource: Any, slot: Slot) -> None:
         slot.life = resource._life
         slot.takenBy = currentTaker()
         slot.place = HELD
-        if type(resource).__eq__ is not object.__eq__:
+        kind: Any = type(resource)
+        if kind.__eq__ is not object.__eq__:
             pool._queue.comparesByIdentity = False
         resource._slot = slot
         resource._pool = pool
@@ -342,7 +350,6 @@ def join(pool: Owner, resource: Any, slot: Slot) -> None:
 
 def checkNew(pool: Owner, resource: Any) -> None:
     """Raise PoolError if this cannot be made a member of the pool."""
-    kind = type(resource).__name__
     if not isinstance(resource, Resource):
         holders = [slot.name for slot in list(pool._queue.members)
                    if resource is not None
@@ -351,16 +358,21 @@ def checkNew(pool: Owner, resource: Any) -> None:
             f"pool {pool.name!r}: only a Resource can be put, not {describe(resource)}" + (
                 f": it is what {holders[0]!r} has open; put that, or use "
                 f"'with pool.take() as …'" if holders else ""))
-    try:
-        object.__getattribute__(resource, "_target")
-    except AttributeError:
-        raise PoolError(f"pool {pool.name!r}: {kind}.__init__ has to call "
-                        f"super().__init__(name)") from None
+    checkInit(pool, resource)
     owner = resource._pool
     if owner is not None:
         raise PoolError(
             f"pool {pool.name!r}: {resource.name!r} belongs to pool {owner.name!r}, "
             f"where it is {resource._slot.place.value}; put it back there")
+
+
+def checkInit(pool: Owner, resource: Any) -> None:
+    """Raise PoolError if a class forgot to call the __init__ of Resource."""
+    try:
+        object.__getattribute__(resource, "_target")
+    except AttributeError:
+        raise PoolError(f"pool {pool.name!r}: {type(resource).__name__}.__init__ has to call "
+                        f"super().__init__(name)") from None
 
 
 #: The name of 1.3.2; the same class.

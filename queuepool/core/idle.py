@@ -28,7 +28,7 @@ from typing import Any
 from weakref import ref
 
 from queuepool.core.call import Call
-from queuepool.core.slot import NOWHERE, Place, Slot
+from queuepool.core.slot import NEVER, NOWHERE, Place, Slot
 from queuepool.stats import Reason
 
 #: Seconds after which a waiter checks that the line moves though nobody woke it. A signal handler
@@ -255,12 +255,13 @@ class IdleQueue(queue.LifoQueue[Any]):
                 longest, rest = pause(call)
                 now = monotonic()
                 until = min(until, now + rest)
+                isHeldUp = longest != NEVER
                 rest, longest = until - now, min(LOOK_AGAIN_TIME, longest)
                 isLast = rest <= longest
                 isWoken = waiter.sleep(max(0.0, rest if isLast else longest))
                 isOver = isLast and not isWoken  # the time is over: one more look
                 if not isWoken:
-                    if self._checkLine(call, look):
+                    if self._checkLine(call, look, isHeldUp):
                         return True
                     if place not in _copy(waiters):  # another waiter took this one for lost
                         waiters.appendleft(place)
@@ -280,12 +281,13 @@ class IdleQueue(queue.LifoQueue[Any]):
                 pass
         return None
 
-    def _checkLine(self, call: Call, look: Callable[[Call], bool]) -> bool:
+    def _checkLine(self, call: Call, look: Callable[[Call], bool], isHeldUp: bool) -> bool:
         """Check every LOOK_AGAIN_TIME, in the thread of any waiter, that the line moves.
 
         If something is idle at two checks and the same waiter is first at both, perhaps it does
         not wait any more, but a traceback still refers to it. Then this thread looks in its
-        place. If it finds something, the first waiter is removed, and the result is True.
+        place. If it finds something, the first waiter is removed, and the result is True. What
+        is closed does not count while waiters are held up, by the circuit breaker.
         """
         now = monotonic()
         if now < self._nextCheckAt:
@@ -293,7 +295,8 @@ class IdleQueue(queue.LifoQueue[Any]):
         self._nextCheckAt = now + LOOK_AGAIN_TIME
         self.reconcile()
         self.notify()
-        first = self.first() if self._qsize() else None
+        isIdle = self.open or self.returned or self.closed and not isHeldUp
+        first = self.first() if isIdle else None
         suspect, self._suspect = self._suspect, first
         if first is None or first is not suspect or not look(call):
             return False

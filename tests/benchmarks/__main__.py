@@ -22,7 +22,7 @@ from tests.benchmarks import report
 from tests.benchmarks.contenders import CONTENDERS, FORMER, OURS
 
 ROOT = Path(__file__).resolve().parents[2]
-VERSIONS = "3.10", "3.11", "3.12", "3.13"
+VERSIONS = "3.11", "3.12", "3.13"
 PEERS = "DBUtils", "psycopg[binary,pool]", "psycopg2-binary", "SQLAlchemy"
 PREDECESSOR = "queuepool==1.3.2"
 

@@ -502,7 +502,7 @@ def test_a_line_that_waits_for_the_end_of_an_outage_keeps_its_order(idle, impati
 
     def pause(call):
         next(counter)
-        return NEVER
+        return 3600.0
 
     waiters = [startWaiting(idle, number + 1, look=look, pause=pause) for number in range(3)]
     checked = next(counter)
