@@ -290,7 +290,7 @@ class Connection(Resource):
     def _answers(self, conn: connection) -> bool:
         """Ask the server, and tell whether it answered within pingTimeout seconds.
 
-        libpq has no time-out for an answer, so another thread shuts the socket down.
+        libpq has no timeout for an answer, so another thread shuts the socket down.
         """
         hasTimedOut: list[bool] = []
         with _duplicate(conn) as link:

@@ -27,7 +27,7 @@ class Session(smtplib.SMTP):
         return self._isAnswered and self.sock is not None
 
     def putcmd(self, cmd: str, args: str = "") -> None:
-        """Send a command. Blocks for up to the time-out; raises what smtplib raises."""
+        """Send a command. Blocks for up to the timeout; raises what smtplib raises."""
         self._verb = cmd[:4].upper()  # every verb that is looked at has four letters
         if self._verb == "MAIL":
             self.isInMail = True
@@ -39,7 +39,7 @@ class Session(smtplib.SMTP):
         super().send(s)
 
     def getreply(self) -> tuple[int, bytes]:
-        """Read the next reply. Blocks for up to the time-out; raises SMTPServerDisconnected."""
+        """Read the next reply. Blocks for up to the timeout; raises SMTPServerDisconnected."""
         code, text = super().getreply()
         # 3xx asks for more. 421 says that the server closes the connection. -1 is no reply.
         self._isAnswered = 200 <= code < 300 or 400 <= code < 600 and code != 421

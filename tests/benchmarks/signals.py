@@ -34,7 +34,10 @@ def interrupt(signum, frame):
 
 
 def loop(pool, rounds):
-    """Take and put until a signal comes; ``rounds`` is the work in the block."""
+    """Take and put until a signal comes; ``rounds`` is the work in the block, None is none."""
+    while rounds is None:
+        with pool.take():
+            pass
     while True:
         with pool.take():
             for _ in range(rounds):
@@ -72,6 +75,8 @@ def isWhole(pool):
 
 
 def microseconds(rounds):
+    if rounds is None:
+        return 0.0
     startedAt = time.perf_counter()
     for _ in range(1000):
         for _ in range(rounds):
@@ -82,7 +87,7 @@ def microseconds(rounds):
 def main():
     signals = int(sys.argv[1]) if len(sys.argv) > 1 else 3000
     signal.signal(signal.SIGALRM, interrupt)
-    for rounds in 0, 300:
+    for rounds in None, 300:
         for kind in Kept, Resource:
             where = "referred to elsewhere" if kind is Kept else "not referred to elsewhere"
             lost = lostOf(signals, kind, rounds)
