@@ -518,13 +518,14 @@ class Pool(Generic[R]):
 
     def _refuse(self, resource: Any, error: BaseException | None) -> None:
         """Tell that what is put is not taken; an exception of the user is the one to be seen."""
+        if resource._slot.place is RETURNED:
+            return  # a finalizer or an interrupted call was faster; it comes back all the same
         misuse = (f"{resource.name!r} is {resource._slot.place.value}, not checked out: it was "
                   f"already returned (put twice?). Return once what was taken, and do not use it "
                   f"afterwards")
         if error is None:
             raise PoolError(f"pool {self.name!r}: {misuse}")
-        if resource._slot.place is not RETURNED:  # else it was dropped, within its with block
-            self._log.warning("%s", misuse)
+        self._log.warning("%s", misuse)
 
     # -- members
 

@@ -1,11 +1,13 @@
 """Calls that took longer than they were told, because of the hooks of many resources."""
 
 import threading
+import time
 
 import pytest
 
 from queuepool import Pool, PoolClosed, PoolTimeout, Reason
-from tests.helpers import FakeResource, Gate, awaitTrue, awaitWaiting, checkWhole, start
+from tests.helpers import (FakeResource, Gate, PlainResource, awaitTrue, awaitWaiting, checkWhole,
+                           start)
 from tests.reports.situations import CostlyWorld, openAll, poolOf, reasonsOf
 
 #: How to make all that is idle be closed by its next take.
@@ -352,3 +354,49 @@ def test_a_take_of_a_closing_pool_fails_though_its_hook_was_slow(kind, isSeeded,
         pool.take(timeout=1)
     assert world.live == 0
     assert pool.close() == 0
+
+
+def test_no_take_repair_runs_after_a_close_that_used_up_the_time(clock, world):
+    class Slow(PlainResource):
+        repairs = 0
+
+        def close(self):
+            clock.advance(0.4)
+            super().close()
+
+        def takeRepair(self):
+            self.repairs += 1
+
+    pool = Pool("p", 1, 10.0, factory=lambda name: Slow(name, world), clock=clock)
+    pool.put(pool.take())
+    clock.advance(11.0)
+    with pytest.raises(PoolTimeout, match="'p-0' was not ready"):
+        pool.take(timeout=0.1)
+    resource = pool.take()
+    assert resource.repairs == 2
+    pool.put(resource)
+
+
+def test_those_who_wait_already_give_up_together_in_an_outage(world):
+    class Down(PlainResource):
+        isDown = False
+
+        def open(self):
+            if Down.isDown:
+                raise OSError("no server")
+            super().open()
+
+    pool = Pool("p", 1, factory=lambda name: Down(name, world), openRetryTime=0.3)
+    resource = pool.take()
+    waiting = [start(pool.take) for _ in range(8)]
+    awaitWaiting(pool, 8)
+    Down.isDown = True
+    resource.close()
+    startedAt = time.monotonic()
+    pool.put(resource)
+    del resource
+    for running in waiting:
+        with pytest.raises(PoolTimeout) as caught:
+            running.result()
+        assert isinstance(caught.value.__cause__, OSError)
+    assert time.monotonic() - startedAt < 8 * 0.3

@@ -225,3 +225,13 @@ def test_what_warm_opened_is_taken(kind, isSeeded, world):
     opened = world.opened
     with pool.take(timeout=0):
         assert world.opened == opened
+
+
+def test_what_is_old_is_replaced_though_a_seeded_pool_could_have_more(kind, world, clock):
+    pool = Pool("p", 5, None, 10.0, minOpen=2, clock=clock)
+    for name in "ab":
+        pool.put(kind(name, world))
+    pool.recycle()
+    clock.advance(11.0)
+    pool.recycle()
+    assert (pool.stats().open, world.opened) == (2, 4)
