@@ -7,8 +7,8 @@ import pytest
 
 from queuepool import Pool, PoolClosed, Reason
 from queuepool.core.idle import Waiter
-from tests.helpers import (FakeResource, Gate, PlainResource, awaitTrue, awaitWaiting, checkClosed,
-                           runTogether, start)
+from tests.helpers import (PATIENCE, FakeResource, Gate, PlainResource, awaitTrue, awaitWaiting,
+                           checkClosed, runTogether, start)
 
 KINDS = pytest.mark.parametrize("kind", [PlainResource, FakeResource])
 
@@ -256,3 +256,15 @@ def test_who_waits_for_what_was_dropped_is_told_of_the_close(world):
             waiter.result()
     del taken
     assert pool.close() == 0 and world.live == 0
+
+
+def test_close_waits_on_though_it_looks_now_and_then(monkeypatch, world):
+    monkeypatch.setattr("queuepool.core.idle.LOOK_AGAIN_TIME", 0.001)
+    pool = Pool("p", 1, factory=lambda name: PlainResource(name, world))
+    resource = pool.take()
+    closing = start(pool.close, PATIENCE)
+    awaitTrue(lambda: pool.closed)
+    closing.thread.join(0.05)
+    assert closing.thread.is_alive()
+    pool.put(resource)
+    assert closing.result() == 0

@@ -384,3 +384,14 @@ def test_interpreter_exits_at_once_and_quietly(what, ending):
     done = subprocess.run([sys.executable, "-X", "dev", "-c", program], capture_output=True,
                           text=True, timeout=10.0)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_pool_that_is_closed_in_the_instant_of_the_start_has_no_recycler(pool, monkeypatch):
+    def closeFirst(interval):
+        pool.close()
+        startIt(interval)
+
+    startIt = pool._recycler.start
+    monkeypatch.setattr(pool._recycler, "start", closeFirst)
+    pool.startRecycler(1000)
+    assert pool._recycler.interval is None
