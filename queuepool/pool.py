@@ -215,8 +215,9 @@ class Pool(Generic[R]):
                 except IndexError:  # no open one is idle
                     pass
             if resource is not None:
-                if slot.droppedFrom is not None:  # a finalizer put it
-                    queue.giveBack(resource); resource = None  # noqa: E702
+                if slot.droppedFrom is not None:  # a finalizer put it: it needs a twin
+                    returned = queue.returned
+                    slot.place = RETURNED; returned += (resource,); resource = None  # noqa: E702
                 else:
                     then = self._check(resource, taker, now, timeout)
             if resource is None or not resource._isOpen or queue.isShutDown:
@@ -471,8 +472,9 @@ class Pool(Generic[R]):
                 self._disown(resource)
                 return
             if slot.ref() is None:  # a finalizer puts it, and it is being collected itself
-                held, slot.droppedFrom = None, TAKEN
-                queue.giveBack(resource)
+                slot.droppedFrom, returned = TAKEN, queue.returned
+                slot.place = RETURNED; returned += (resource,); held = None  # noqa: E702
+                queue.notify()
                 return
             used = now - slot.takenAt
             slot.useTime += used

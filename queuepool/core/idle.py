@@ -75,7 +75,7 @@ class IdleQueue(queue.LifoQueue[Any]):
     neither its put and get nor its lock: see the module.
 
     What is shared is safe without the GIL as well, because only atomic operations are used:
-    append, appendleft, pop, popleft, remove and len of a deque; single stores, pop, ``in`` and
+    append, appendleft, +=, pop, popleft, remove and len of a deque; single stores, pop, ``in`` and
     list() of a dict.
     """
 
