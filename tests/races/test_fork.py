@@ -117,7 +117,7 @@ gate.awaitArrival()
 
 
 def child():
-    gate.open()
+    Noting.open = inner  # the gate's lock may be held for ever by the thread that is not here
     use(pool)
 
 
