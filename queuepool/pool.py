@@ -49,12 +49,13 @@ import time
 import traceback
 from collections.abc import Callable
 from functools import partial
+from queue import Full
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
 
 from queuepool.core import fork, leaks
 from queuepool.core.breaker import CircuitBreaker
-from queuepool.core.call import LEAST_HOOK_TIME, Call
+from queuepool.core.call import LEAST_HOOK_TIME, POOL_DEFAULT, Call
 from queuepool.core.hooks import CloseOnException, Hooks
 from queuepool.core.idle import IdleQueue
 from queuepool.core.keeper import Keeper, twinOf
@@ -64,8 +65,8 @@ from queuepool.core.log import Log
 from queuepool.core.recycler import Recycler
 from queuepool.core.slot import NEVER, NOWHERE, Ledger, Place
 from queuepool.elsewhere import Elsewhere
-from queuepool.errors import PoolClosed, PoolError, PoolTimeout
-from queuepool.resource import Resource, ResourceManager, checkNew, join
+from queuepool.errors import PoolBusy, PoolClosed, PoolError, PoolTimeout, TakeBusy, TakeTimeout
+from queuepool.resource import Resource, ResourceManager, checkInit, checkNew, join
 from queuepool.stats import Reason, Stats
 
 __all__ = ["CloseOnException", "Pool", "ResourceManager"]
@@ -79,10 +80,6 @@ REPAIR, USER = Reason.REPAIR, Reason.USER
 #: Seconds after which invalidate (if not told otherwise), resize and close (unless its timeout is
 #: longer) run no further close hook. The recycler, takes and puts close what is left.
 LEAST_CLOSE_TIME = 1.0
-
-#: The default of take's timeout: the pool's takeTimeout. None means for ever.
-POOL_DEFAULT: Any = type(
-    "PoolsTakeTimeout", (), {"__repr__": lambda self: "<the pool's takeTimeout>"})()
 
 
 def _limit(name: str) -> Any:
@@ -111,9 +108,12 @@ class Pool(Generic[R]):
       with ``put``.
     - ``minOpen``: ``recycle`` keeps this many open, also when they are idle for too long.
     - ``takeTimeout``: how long ``take`` waits when it is not told.
+    - ``maxWaiting``: a take that would have to wait raises PoolBusy at once if this many threads
+      wait already: for services that refuse requests rather than queue them.
     - ``openRetryTime``: when opening fails with an Exception, take tries again for this long, but
-      not beyond its own timeout. One thread tries at a time, at growing intervals up to a second;
-      the others wait in line and get whatever comes first. 0 raises the first failure at once.
+      not beyond its own timeout, and only if the resource's ``isTransient`` says that it may help.
+      One thread tries at a time, at growing intervals up to a second; the others wait in line and
+      get whatever comes first. 0 raises the first failure at once.
     - ``leakTime``: ``recycle`` reports once what is checked out for longer.
     - ``leakTrace``: remember the stack of each take, for the reports; makes takes slower.
 
@@ -121,12 +121,17 @@ class Pool(Generic[R]):
     of the block.
     """
 
+    #: What is raised. Subclasses for a driver raise subclasses that are also the driver's.
+    timeoutError: type[PoolTimeout] = TakeTimeout
+    busyError: type[PoolBusy] = TakeBusy
+    closedError: type[PoolClosed] = PoolClosed
+
     def __init__(self, name: str, capacity: int, maxIdleTime: float | None = 300.0,
                  maxOpenTime: float | None = 300.0, maxUsageCount: int | None = 1000,
                  closeOnException: CloseOnException = True, *,
                  factory: Callable[[str], R] | None = None, minOpen: int = 0,
                  jitter: float = 0.0, takeTimeout: float | None = None,
-                 openRetryTime: float = 0.0,
+                 maxWaiting: int | None = None, openRetryTime: float = 0.0,
                  leakTime: float | None = None, leakTrace: bool = False,
                  clock: Callable[[], float] = time.monotonic) -> None:
         if not isinstance(name, str):
@@ -135,6 +140,8 @@ class Pool(Generic[R]):
         checkInteger("minOpen", minOpen, 0)
         if minOpen > capacity:
             raise ValueError(f"minOpen must be <= capacity ({capacity}), not {minOpen}")
+        if maxWaiting is not None:
+            checkInteger("maxWaiting", maxWaiting, 0)
         _checkCloseOnException(closeOnException)
         for what, function in ("factory", factory), ("clock", clock):
             if not callable(function) and (function is not None or what == "clock"):
@@ -143,6 +150,7 @@ class Pool(Generic[R]):
         self.closeOnException = closeOnException
         self.minOpen = minOpen
         self.takeTimeout = checkSeconds("takeTimeout", takeTimeout)
+        self.maxWaiting = maxWaiting
         self.openRetryTime = checkLimit("openRetryTime", openRetryTime)
         self.leakTime = checkSeconds("leakTime", leakTime)
         self.leakTrace = leakTrace
@@ -186,9 +194,9 @@ class Pool(Generic[R]):
         Runs close if the resource has expired, takeRepair, and open if it is closed; an open one
         is preferred. The timeout bounds all of that but the one hook that is running when it
         ends, such as a slow ``open``; however short it is, hooks may use 0.05 s. Raises
-        PoolTimeout then, PoolClosed when the pool is or gets closed, and whatever the hooks
-        raise. The caller owns the resource afterwards; ``with pool.take() as resource:`` returns
-        it.
+        PoolTimeout then, PoolBusy when ``maxWaiting`` threads wait already, PoolClosed when the
+        pool is or gets closed, and whatever the hooks raise. The caller owns the resource
+        afterwards; ``with pool.take() as resource:`` returns it.
         """
         queue = self._queue
         if timeout is not POOL_DEFAULT:
@@ -251,6 +259,8 @@ class Pool(Generic[R]):
         slot = resource._slot
         slot.place = HELD
         slot.takenBy = taker
+        slot.since = now
+        slot.timeout = timeout
         if now > slot.checkAt or now - slot.lastUsedAt > self._limits.maxIdleTime:
             self._keeper.closeIfDue(resource, now)
             then = self.clock()
@@ -331,7 +341,11 @@ class Pool(Generic[R]):
                               "no factory")
         try:
             return self._queue.waitFor(
-                call, self._look, call.deadline - startedAt, self._pause)
+                call, self._look, call.deadline - startedAt, self._pause, self.maxWaiting)
+        except Full:
+            raise self._timeoutError(
+                call, f"it would have to wait, but maxWaiting ({self.maxWaiting}) threads wait "
+                f"already; it gave up", self.busyError) from None
         finally:
             call.now = self.clock()
             if call.resource is not None:
@@ -382,20 +396,24 @@ class Pool(Generic[R]):
         if not breaker.admits(call.resource._slot):
             return False
         outer = sys.exception()  # the caller's, if he takes in an except block
+        slot = call.resource._slot
+        slot.since = call.now
+        slot.timeout = None if call.deadline == NEVER else call.deadline - call.now
         try:
             self._hooks.open(call.resource)
         except Exception as error:
-            if not self.openRetryTime:
+            if not self.openRetryTime or not self._hooks.isTransient(call.resource, error):
                 raise
-            self._log.warning("opening %r failed; it is tried again", call.resource.name,
-                              exc_info=True)
+            self._log.warning("opening %r failed, it is tried again: %s: %s", call.resource.name,
+                              type(error).__name__, next(iter(str(error).splitlines()), ""))
             breaker.noteFailure(error, outer)
             call.now = self.clock()
             return False
         call.now = self.clock()
         return True
 
-    def _timeoutError(self, call: Call, what: str) -> PoolTimeout:
+    def _timeoutError(self, call: Call, what: str,
+                      kind: type[PoolTimeout] | None = None) -> PoolTimeout:
         """Count a timeout and return what to raise."""
         slot = self._ledger.issue()
         slot.timeouts += 1
@@ -410,7 +428,7 @@ class Pool(Generic[R]):
             message += f"; the last attempt to open one failed with {type(error).__name__}"
         if self._factory is None and not self._queue.members:
             message += "; nothing was put into the pool yet, and it has no factory"
-        timeout = PoolTimeout(message)
+        timeout = (kind or self.timeoutError)(message)
         if error is not None:
             timeout.__cause__ = error
         return timeout
@@ -420,15 +438,19 @@ class Pool(Generic[R]):
     def put(self, resource: R) -> None:
         """Return a taken resource, or seed the pool with a new one.
 
-        Blocks only in hooks, and raises nothing of theirs: failures are logged and the resource
+        What the resource has open, such as the connection, is accepted for the resource. Blocks
+        only in hooks, and raises nothing of theirs: failures are logged and the resource
         closed. Raises PoolError, and changes nothing, for what is not taken, is in another pool,
         is one more than the capacity or is no Resource; PoolClosed for a new one when the pool
         is closed. Runs putRepair, and close if the resource has expired or the pool is closed.
         The pool owns the resource afterwards.
         """
         if getattr(resource, "_pool", None) is not self:
-            self._seed(resource)
-        elif self._overridesPut:
+            resource = self._resourceOf(resource)
+            if resource._pool is not self:
+                self._seed(resource)
+                return
+        if self._overridesPut:
             self._takeBack(resource, None, self.clock())
         else:
             Resource.__exit__(resource, None, None, None)
@@ -463,6 +485,7 @@ class Pool(Generic[R]):
         held = resource
         try:
             slot.place = HELD
+            slot.timeout = None
             try:
                 slot.takenBy = threadLocal.taker
             except AttributeError:
@@ -480,7 +503,6 @@ class Pool(Generic[R]):
             slot.useTime += used
             slot.useMax = used if used > slot.useMax else slot.useMax
             slot.lastUsedAt = now
-            slot.trace = None
             if resource._isOpen is (slot.openedAt is None):  # its user closed or opened it
                 self._hooks.countMissed(resource)
             if slot.reportedAt == slot.takenAt:
@@ -502,6 +524,7 @@ class Pool(Generic[R]):
                 slot.closing = USER
                 if wasOpen and not resource._isOpen:
                     self._hooks.noteBroken()
+            slot.trace = None
             if resource._isOpen and now <= slot.checkAt:
                 slot.place = IDLE; held = None; queue.open.append(resource)  # noqa: E702
                 if queue.waiters:
@@ -530,6 +553,21 @@ class Pool(Generic[R]):
         self._log.warning("%s", misuse)
 
     # -- members
+
+    def _resourceOf(self, thing: Any) -> Any:
+        """Return the resource itself, or the one that has ``thing`` open."""
+        if isinstance(thing, Resource):
+            checkInit(self, thing)
+            return thing
+        if thing is not None:
+            for slot in list(self._queue.members):
+                resource = slot.ref()
+                if resource is not None and resource.hasOpen(thing):
+                    return resource
+        raise PoolError(
+            f"pool {self.name!r}: only a Resource can be put, or what one of this pool has open, "
+            f"not {describe(thing)}. Put what take() returned, and keep it until then: of a "
+            f"resource that was dropped everything is closed")
 
     def _seed(self, resource: Any) -> None:
         """Make a new resource a member, and return it as if it had been taken."""
@@ -755,8 +793,9 @@ class Pool(Generic[R]):
                 + (", reconnecting" if self._breaker.isTripped else ""))
 
     def _closedError(self) -> PoolClosed:
-        return PoolClosed(f"pool {self.name!r} is closed: close() was called, or the block of "
-                          f"'with pool:' has ended")
+        return self.closedError(
+            f"pool {self.name!r} is closed: close() was called, or the block of 'with pool:' has "
+            f"ended")
 
     def __enter__(self) -> Self:
         return self

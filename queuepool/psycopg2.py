@@ -1,25 +1,26 @@
 """A pool of PostgreSQL connections, opened with psycopg2.
 
-Only this module imports the driver; ``queuepool`` itself does not.
+Only this module and ``queuepool.libpq`` import the driver; ``queuepool`` itself does not.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import inspect
-import os
-import re
+import logging
 import select
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from queuepool import errors
 from queuepool.elsewhere import Elsewhere
 from queuepool.pool import CloseOnException, Pool
 from queuepool.resource import Resource
+from queuepool.watchdog import timeLimit
 
 try:
     import psycopg2
@@ -28,70 +29,53 @@ except ImportError as error:
         "queuepool.psycopg2 needs the driver psycopg2, which cannot be imported "
         f"({error}). Install it: pip install psycopg2-binary", name="psycopg2") from error
 from psycopg2.extensions import (STATUS_READY, TRANSACTION_STATUS_ACTIVE, TRANSACTION_STATUS_IDLE,
-                                 TRANSACTION_STATUS_UNKNOWN, connection, cursor, make_dsn,
-                                 parse_dsn)
+                                 TRANSACTION_STATUS_INERROR, TRANSACTION_STATUS_UNKNOWN, connection,
+                                 get_wait_callback, make_dsn)
+
+from queuepool.libpq import (FACTORIES, UNREACHED, buildDsn, checkOptions, connectTimeout,
+                             isPermanent, withoutSecrets)
+from queuepool.session import Session, commit, execute, localState
 
 IsolationLevel = int | str | None
 ServerState = bool | str | None
+Configure = Callable[[connection], object] | None
 Reset = Literal["discard"] | Callable[[connection], object] | None
 
-#: The arguments of psycopg2.connect that are callables themselves. Any other callable is called
-#: at each open, and returns the argument.
-FACTORIES = frozenset(("connection_factory", "cursor_factory"))
-
-#: The settings of libpq for a connection that does not set them itself. They are seconds, but
-#: tcp_user_timeout is milliseconds. With them a query on a cut link fails after about idle +
-#: interval * count = 30 s; the defaults of an operating system take 15 minutes to two hours.
-CONNECT_DEFAULTS: Mapping[str, object] = {
-    "connect_timeout": 10,
-    "keepalives": 1, "keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3,
-    "tcp_user_timeout": 30000,
-}
+logger = logging.getLogger("queuepool")
 
 #: Seconds. A connection younger than this leads to the server to which a new one would lead, so
 #: its errors do not invalidate the others. Without this rule a server that stays read-only would
 #: have all its connections replaced at every write.
 FRESH_TIME = 1.0
 
-#: What libpq says when a connect did not reach a server that is in service. There is no SQLSTATE
-#: then.
-UNREACHED = re.compile("|".join((
-    "Is the server running", "timeout expired", "server closed the connection unexpectedly",
-    "session is read-only", "server is in hot standby mode",
-    "the database system is (?:starting up|shutting down|in recovery mode|not )",
-    *(re.escape(os.strerror(number)) for number in (
-        errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH,
-        errno.ETIMEDOUT)))))
+#: Seconds between two attempts to end a connect that takes too long: libpq tries the next host.
+END_AGAIN_TIME = 0.1
 
-#: Where libpq quotes a part of a DSN that it cannot read: it may be a password.
-_QUOTED_DSN = re.compile('(: |after )".*"', re.DOTALL)
 
-#: Where libpq quotes a value that it cannot use, and what cannot be the name of a host: a wrong
-#: DSN may have led a part of the password there.
-_QUOTED_VALUE = re.compile(r'((?:invalid|malformed|missing|unexpected)[^"\n]*)"[^"\n]*"'
-                           r'|"[^"\n]*@[^"\n]*"')
+class PoolTimeout(errors.PoolTimeout, psycopg2.OperationalError):
+    """Raised when ``take`` got no open connection within its time."""
 
-_POOL_OPTIONS = frozenset(inspect.signature(Pool.__init__).parameters)
+
+class PoolBusy(errors.PoolBusy, PoolTimeout):
+    """Raised when ``take`` would have to wait, but ``maxWaiting`` threads wait already."""
+
+
+class PoolClosed(errors.PoolClosed, psycopg2.OperationalError):
+    """Raised when the pool was closed: nothing can be taken from it any more."""
 
 
 def isConnectionError(error: BaseException) -> bool:
-    """Tell whether an exception means that its connection cannot be used any more.
+    """Tell whether an exception proves that its connection cannot be used any more.
 
-    True for psycopg2's InterfaceError, for the SQLSTATE classes 08 (connection) and 57P
-    (shutdown), for an OperationalError without SQLSTATE whose connection is closed or not known,
-    and for everything that is not an ``Exception``. False for all others, such as a KeyError, a
-    constraint violation, a serialization failure, a deadlock or a cancelled statement. It is the
-    ``closeOnException`` of a ConnectionPool.
+    True for an exception of psycopg2 whose connection is closed, or whose severity is FATAL or
+    PANIC. The SQLSTATE proves nothing: a statement may fail with that of another server, or with
+    any that a function raises. It is the ``closeOnException`` of a ConnectionPool; whatever it
+    says, a put closes a connection that is lost, busy, or cannot be rolled back.
     """
-    if not isinstance(error, Exception) or isinstance(error, psycopg2.InterfaceError):
-        return True
     if not isinstance(error, psycopg2.Error):
         return False
-    if error.pgcode is not None:
-        return error.pgcode.startswith(("08", "57P"))
-    if not isinstance(error, psycopg2.OperationalError):
-        return False
-    return error.cursor is None or bool(error.cursor.connection.closed)
+    return (error.diag.severity_nonlocalized in ("FATAL", "PANIC")
+            or error.cursor is not None and bool(error.cursor.connection.closed))
 
 
 def _ofConnection(use: str) -> Any:
@@ -122,6 +106,9 @@ class Connection(Resource):
     - ``reset``: what is done at a put with a connection that is clean again: nothing (None),
       DISCARD ALL (``"discard"``), or a callable that gets psycopg2's connection. If it raises,
       the connection is closed.
+    - ``configure``: a callable that gets psycopg2's connection once, after it was opened, and
+      again after a DISCARD ALL of the pool's. It may run SQL, and need not commit. If it raises,
+      the connection is closed, and the taker gets the exception.
     """
 
     resource: connection | None
@@ -136,29 +123,39 @@ class Connection(Resource):
     def __init__(self, name: str, isolation_level: IsolationLevel = None,
                  readonly: ServerState = None, deferrable: ServerState = None,
                  autocommit: bool | None = None, *args: Any, pingTime: float | None = 30.0,
-                 pingTimeout: float = 3.0, reset: Reset = None, **kwargs: Any) -> None:
+                 pingTimeout: float = 3.0, reset: Reset = None, configure: Configure = None,
+                 **kwargs: Any) -> None:
         super().__init__(name)
         if reset is not None and reset != "discard" and not callable(reset):
             raise ValueError(f"reset must be None, 'discard' or a callable, not a value of type "
                              f"{type(reset).__name__}")
-        _checkSeconds("pingTime", pingTime)
-        _checkSeconds("pingTimeout", pingTimeout)
+        if configure is not None and not callable(configure):
+            raise TypeError(f"configure must be None or a callable, not a value of type "
+                            f"{type(configure).__name__}")
+        if pingTime is not None:
+            _checkSeconds("pingTime must be None or", pingTime)
+        _checkSeconds("pingTimeout must be", pingTimeout)
+        checkOptions(kwargs, ("pingTime", "pingTimeout", "reset", "configure"))
         self.isolation_level = isolation_level
         self.readonly = readonly
         self.deferrable = deferrable
         self.autocommit = autocommit
         self.pingTime = pingTime
         self.pingTimeout = pingTimeout
-        self.reset = _discard if reset == "discard" else reset
+        self.reset = reset
+        self.configure = configure
         self._args = args
         self._kwargs = kwargs
+        #: psycopg2's own connection. An agent that traces programs may wrap ``resource`` around it.
+        self._raw: Any = None
 
     def open(self) -> None:
-        """Connect.
+        """Connect, and call ``configure``.
 
-        Blocks as long as ``psycopg2.connect``, and raises what that and ``set_session`` raise. If
-        no server in service was reached, all that the pool opened before is invalidated. Sends no
-        statement, unless ``autocommit`` comes with other settings.
+        Blocks as long as ``psycopg2.connect``, which gets as its connect_timeout what the take has
+        left, in whole seconds and at least 2. Raises what that, ``set_session`` and ``configure``
+        raise. If no server in service was reached, all that the pool opened before is invalidated.
+        Sends no statement of its own, unless ``autocommit`` comes with other settings.
         """
         pool = self.pool
         generation = pool and pool.generation
@@ -169,15 +166,10 @@ class Connection(Resource):
             if UNREACHED.search(str(error)):
                 self._invalidate(generation, startedAt)
             raise
+        raw = self._raw = _unwrap(conn)
         self.handOut(conn)
-        settings: dict[str, Any] = dict(
-            isolation_level=self.isolation_level, readonly=self.readonly,
-            deferrable=self.deferrable, autocommit=self.autocommit)
-        conn.set_session(**settings)
-        self._settings = (
-            conn.isolation_level, conn.readonly, conn.deferrable, conn.autocommit)
-        self._cursorFactory = conn.cursor_factory
-        self._poll = _poller(conn.fileno())
+        self._poll = _poller(raw.fileno())
+        self._setUp()
         super().open()
 
     def _connect(self) -> connection:
@@ -186,23 +178,60 @@ class Connection(Resource):
         kwargs = {key: value() if callable(value) and key not in FACTORIES else value
                   for key, value in self._kwargs.items()}
         try:
+            timeout = connectTimeout(
+                args[0] if args else kwargs.get("dsn"), kwargs, self.timeLeft)
+            if timeout is not None:
+                kwargs["connect_timeout"] = timeout
+                if get_wait_callback() is not None:
+                    _watch(args, kwargs, timeout)
             conn: connection = psycopg2.connect(*args, **kwargs)
-        except psycopg2.OperationalError as error:
-            text = _QUOTED_VALUE.sub(r'\1"..."', str(error))
+        except psycopg2.Error as error:
+            text = withoutSecrets(str(error))
             if text == str(error):
                 raise
-            raise psycopg2.OperationalError(text) from None
+            raise type(error)(text) from None
         return conn
+
+    def _setUp(self) -> None:
+        """Set up a session to which nothing was done yet."""
+        settings = dict(isolation_level=self.isolation_level, readonly=self.readonly,
+                        deferrable=self.deferrable, autocommit=self.autocommit)
+        self._session = Session(self._raw, self.resource, settings, self.configure)
+
+    def isTransient(self, error: Exception) -> bool:
+        """Return False for what a server or libpq refuses for good, such as a wrong password.
+
+        It is recognised by the English text: psycopg2 has no SQLSTATE for a failed connect.
+        """
+        if isinstance(error, psycopg2.OperationalError):
+            return not isPermanent(str(error))
+        return not isinstance(error, psycopg2.Error) or isinstance(error, psycopg2.InterfaceError)
+
+    def hasOpen(self, thing: object) -> bool:
+        """Tell whether it is this connection, or what an agent has wrapped around it."""
+        return thing is self.resource or thing is self._raw
+
+    def abandon(self) -> None:
+        """Forget the connection: it is the parent process's."""
+        self._raw = None
+        super().abandon()
 
     def close(self) -> None:
         """Close the connection. Never waits for a statement that another thread runs on it."""
-        conn, self.resource = self.resource, None
+        conn, raw, self.resource, self._raw = self.resource, self._raw, None, None
         try:
-            if conn is not None and not conn.closed:
-                if conn.get_transaction_status() == TRANSACTION_STATUS_ACTIVE:
-                    with _duplicate(conn) as link:
+            if raw is None:  # what connect returned was no connection
+                if conn is not None:
+                    conn.close()
+            elif not raw.closed:
+                isBusy = raw.get_transaction_status() == TRANSACTION_STATUS_ACTIVE
+                if isBusy:
+                    with _duplicate(raw) as link:
                         _shutDown(link)
-                conn.close()
+                # Under a wait callback close() would wait for the greenlet whose statement it is,
+                # and that one for the thread. Its statement fails now, and closes the connection.
+                if not isBusy or get_wait_callback() is None:
+                    raw.close()
         finally:
             super().close()
 
@@ -210,104 +239,136 @@ class Connection(Resource):
         """Close the connection if the server has closed it.
 
         Usually sends nothing: an idle connection has nothing to read unless the server closed it,
-        or sent something unasked. Blocks for at most ``pingTimeout`` seconds, and only if the
-        connection was idle for longer than ``pingTime``, or got a notice.
+        or sent something unasked. Blocks for at most ``pingTimeout`` seconds, and not longer than
+        the take may; and only if the connection was idle for longer than ``pingTime``, or got a
+        notice, or a notification for which somebody forgot to UNLISTEN.
         """
-        conn = self.resource
-        if conn is None:
+        raw = self._raw
+        if raw is None:
             return
-        if conn.closed:  # by a user who still refers to it
+        if raw.closed:  # by a user who still refers to it
             self.close()
             return
+        hasToAsk = False
         try:
-            gotNotice = bool(self._poll(0)) and self._readUnasked(conn)
+            if self._poll(0):
+                hasToAsk = self._readUnasked(raw)
         except psycopg2.Error:
             self.close()
             return
         idleTime = self.idleTime
         wasIdleLong = (self.pingTime is not None and idleTime is not None
                        and idleTime > self.pingTime)
-        if (wasIdleLong or gotNotice) and not self._answers(conn):
-            self.close()
-            if wasIdleLong:  # a notice is about the end of this one connection only
-                self._invalidate(self.generation)
+        if wasIdleLong or hasToAsk:
+            answers = self._answers(raw)
+            if not answers:
+                self.close()
+                # A notice is about the end of this one connection only.
+                if wasIdleLong and answers is False:
+                    self._invalidate(self.generation)
 
     def putRepair(self) -> None:
-        """Roll back an open transaction, set changed settings back, and do what ``reset`` says.
+        """Undo what its user left behind, and do what ``reset`` says.
 
-        Closes the connection if it is lost or still runs a statement. Blocks for one round trip
-        for each thing that has to be done; a clean connection costs none. Raises what psycopg2
-        and ``reset`` raise. A statement that another thread begins meanwhile is waited for.
+        Rolls back an open transaction, and sets back the settings of psycopg2, the cursor factory,
+        typecasters, encoding, notices and notifications. If the server has reported another
+        superuser status, as after SET ROLE or SET SESSION AUTHORIZATION, the whole session is
+        discarded, and set up as after open. Closes the connection if it is lost or still runs a
+        statement. Blocks for one round trip for each thing that has to be done; a clean connection
+        costs none. Raises what psycopg2, ``reset`` and ``configure`` raise. A statement that
+        another thread begins meanwhile is waited for.
         """
-        conn = self.resource
-        if conn is None:
+        raw = self._raw
+        if raw is None:
             return
-        if not self._clean(conn):
+        if not self._clean(raw):
             self.close()
         elif self.reset is not None:
-            self.reset(conn)
-            conn.cursor_factory = self._cursorFactory
-            if not self._clean(conn):
-                self.close()
+            if self.reset == "discard":
+                self._discard()
+            else:
+                self.reset(self.resource)  # type: ignore[arg-type]
+                if not self._clean(raw):
+                    self.close()
 
-    def _clean(self, conn: connection) -> bool:
-        """Roll back and set settings back as needed. Return False if it cannot be used again."""
+    def _clean(self, raw: connection) -> bool:
+        """Undo what its user left behind. Return False if it cannot be used again."""
+        session = self._session
         # A closed connection's status is UNKNOWN. After a COMMIT by hand the server is idle, but
         # psycopg2 believes that it is in a transaction, and would not send the next BEGIN.
-        status = conn.get_transaction_status()
-        if status != TRANSACTION_STATUS_IDLE or conn.status != STATUS_READY:
+        status = raw.get_transaction_status()
+        if status != TRANSACTION_STATUS_IDLE or raw.status != STATUS_READY:
             if status in (TRANSACTION_STATUS_ACTIVE, TRANSACTION_STATUS_UNKNOWN):
                 return False
-            conn.rollback()
-            if conn.get_transaction_status() != TRANSACTION_STATUS_IDLE:
-                # A BEGIN by hand under autocommit: psycopg2 does not know of it.
-                _execute(conn, "ROLLBACK")
-        if self._settings != (
-                conn.isolation_level, conn.readonly, conn.deferrable, conn.autocommit):
-            level, readonly, deferrable, autocommit = self._settings
-            conn.set_session(
-                isolation_level="default" if level is None else level,
-                readonly="default" if readonly is None else readonly,
-                deferrable="default" if deferrable is None else deferrable,
-                autocommit=autocommit)
+            if status == TRANSACTION_STATUS_INERROR and session.becameReadOnly():
+                self._invalidateOlder()
+                return False
+            session.rollBack()
+            self._tellRolledBack(status)
+            if session.isEntered():
+                logger.warning(
+                    "pool %s: %r was put while somebody is in a block of 'with conn', such as a "
+                    "generator that has not ended; it is closed, because the end of that block "
+                    "would end the transaction of another user", self.pool, self.name)
+                return False
+        session.leaveBlock()
+        if localState(raw) != session.state:
+            session.restore()
+        if raw.get_parameter_status("is_superuser") != session.isSuperuser:
+            self._discard()
         return True
 
-    def _readUnasked(self, conn: connection) -> bool:
+    def _tellRolledBack(self, status: int) -> None:
+        """Leave a trace of a write that may be lost."""
+        if status != TRANSACTION_STATUS_IDLE and logger.isEnabledFor(logging.DEBUG):
+            trace = self.takeTrace
+            logger.debug(
+                "pool %s: %r was put in the middle of a transaction, which was rolled back, by "
+                "thread %r%s%s", self.pool, self.name, threading.current_thread().name,
+                "; it was taken at:\n" if trace else "", trace or "")
+
+    def _discard(self) -> None:
+        """Discard the whole session, and set it up as after open."""
+        self._raw.reset()
+        self._setUp()
+
+    def _readUnasked(self, raw: connection) -> bool:
         """Read what the server sent unasked. Raises psycopg2.Error if it closed the connection.
 
-        Notifications are kept for the next user. Returns True if there was a notice: it may be
-        the last message of the server, and the end of the connection may arrive after it.
+        Returns whether it has to be asked as well: a notice may be its last message, and the end
+        of the connection may arrive after it; and what somebody else listened to has to end.
         """
-        notices = conn.notices
-        conn.notices = []
-        try:
-            while self._poll(0):
-                conn.poll()
-            return bool(conn.notices)
-        finally:
-            conn.notices = notices
+        sink, raw.notices = raw.notices, []
+        while self._poll(0):
+            raw.poll()
+        hasNotices, raw.notices = bool(raw.notices), sink
+        return hasNotices or self._session.hearsOthers()
 
-    def _answers(self, conn: connection) -> bool:
+    def _answers(self, raw: connection) -> bool | None:
         """Ask the server, and tell whether it answered within pingTimeout seconds.
 
-        libpq has no timeout for an answer, so another thread shuts the socket down.
+        None is not known: the take had less time than that, or no thread could be started. libpq
+        has no timeout for an answer, so another thread shuts the socket down.
         """
-        hasTimedOut: list[bool] = []
-        with _duplicate(conn) as link:
-            timer = threading.Timer(
-                self.pingTimeout, lambda: hasTimedOut.append(_shutDown(link)))
-            timer.daemon = True
-            timer.start()
-            try:
-                # It takes no snapshot: a deferrable transaction would have to wait for one.
-                _execute(conn, "SHOW server_version")
-                conn.rollback()
-            except psycopg2.Error:
-                return False
-            finally:
-                timer.cancel()
-                timer.join()
-        return not hasTimedOut
+        timeLeft = self.timeLeft
+        isCut = timeLeft is not None and timeLeft < self.pingTimeout
+        seconds = timeLeft if isCut else self.pingTimeout
+        session = self._session
+        hasToForget = session.hearsOthers()
+        try:
+            with _duplicate(raw) as link, timeLimit(
+                    seconds, partial(_shutDown, link)) as limit:  # type: ignore[arg-type]
+                try:
+                    # SHOW takes no snapshot: a deferrable transaction would have to wait for one.
+                    execute(raw, session.unlistenOthers if hasToForget else "SHOW server_version")
+                    commit(raw)
+                except psycopg2.Error:
+                    return None if isCut and limit.isOver else False
+        except RuntimeError:
+            return None
+        if hasToForget:
+            session.forgetOthers()
+        return not limit.isOver
 
     def _invalidate(self, generation: object, newerThan: float | None = None) -> None:
         """Invalidate what the pool opened in this generation, unless somebody has done so.
@@ -323,49 +384,102 @@ class Connection(Resource):
                 return
         pool.invalidate()
 
+    def _invalidateOlder(self) -> None:
+        """Invalidate all others of the pool, unless this one is new: then they are as good."""
+        if (self.age or 0.0) >= FRESH_TIME:
+            self._invalidate(self.generation)
+
     if TYPE_CHECKING:
         def __enter__(self) -> connection: ...  # type: ignore[override]
 
     def noteError(self, error: BaseException) -> None:
-        """Invalidate all others of the pool if the error tells of a fail-over."""
-        if isinstance(error, psycopg2.Error) and self._isFailOver(error):
-            self._invalidate(self.generation)
+        """Invalidate all others of the pool if the error, or one behind it, tells of a fail-over.
 
-    def _isFailOver(self, error: psycopg2.Error) -> bool:
-        """Tell whether an error means that a new connection may lead to another server."""
-        conn = self.resource
-        code = error.pgcode or ""
-        if not code.startswith(("08", "57P01", "57P02", "57P03", "25006")):
-            return False
-        if conn is None or error.cursor is not None and error.cursor.connection is not conn:
-            return False
-        if (self.age or 0.0) < FRESH_TIME:
-            return False
-        return code != "25006" or not _isReadOnlyByChoice(conn)
-
-
-def _isReadOnlyByChoice(conn: connection) -> bool:
-    """Tell whether the transaction is read-only because its user asked for that."""
-    if conn.closed:  # a closed connection knows nothing any more
-        return False
-    if conn.readonly:
-        return True
-    # Reported since PostgreSQL 14. Before that it is not known, so the answer is no.
-    return all(conn.get_parameter_status(name) == "off"
-               for name in ("in_hot_standby", "default_transaction_read_only"))
+        That is 25006: the server has become read-only, and a new connection may lead to another.
+        Connections that a server has ended are noticed one by one, without a round trip. If
+        psycopg2's "connection already closed" hides why it is closed, the reason is added to it.
+        """
+        raw = self._raw
+        if raw is None:
+            return
+        ours = [each for each in _chain(error) if isinstance(each, psycopg2.Error)
+                and (each.cursor is None or each.cursor.connection is raw)]
+        if any(each.pgcode == "25006" for each in ours) and not (
+                self._session.isReadOnlyByChoice()):
+            self._invalidateOlder()
+        if raw.closed and isinstance(error, psycopg2.InterfaceError):
+            reasons = [str(each).strip() for each in ours[1:]
+                       if isinstance(each, psycopg2.OperationalError)]
+            if reasons and reasons[0] not in str(error):
+                error.args = (f"{error}: {reasons[0]}",)
 
 
-def _discard(conn: connection) -> None:
-    """Run DISCARD ALL, and remove what psycopg2 remembers of the session."""
-    conn.reset()
-    conn.notifies.clear()
-    conn.notices.clear()
+def _chain(error: BaseException) -> list[BaseException]:
+    """Return an exception and all those behind it: causes, contexts and members of groups."""
+    found: dict[int, BaseException] = {}
+    pending: list[BaseException | None] = [error]
+    while pending:
+        each = pending.pop(0)
+        if each is not None and id(each) not in found:
+            found[id(each)] = each
+            pending += [each.__cause__, each.__context__]
+            if isinstance(each, BaseExceptionGroup):
+                pending += each.exceptions
+    return list(found.values())
 
 
-def _execute(conn: connection, statement: str) -> None:
-    # Not conn.cursor(): that would use the cursor class, or the connection class, of the user.
-    with cursor(conn) as cur:
-        cur.execute(statement)
+def _unwrap(conn: Any) -> Any:
+    """Return psycopg2's own connection, around which an agent may have wrapped others.
+
+    Their classes may pretend to be psycopg2's, so only the type itself is looked at.
+    """
+    if issubclass(type(conn), connection):
+        return conn
+    # A method that no agent has a reason to replace belongs to the connection itself.
+    inner = getattr(conn.fileno, "__self__", None)
+    if not issubclass(type(inner), connection):
+        with contextlib.closing(conn.cursor()) as cur:  # which sends nothing
+            inner = cur.connection
+    if not issubclass(type(inner), connection):
+        raise TypeError(f"psycopg2.connect returned a {type(conn).__name__}, with no connection of "
+                        f"psycopg2 behind it")
+    return inner
+
+
+def _watch(args: list[Any], kwargs: dict[str, Any], seconds: float) -> None:
+    """Have a connect end after so many seconds for each host.
+
+    Under a wait callback libpq has no connect_timeout. Only a factory that is a class can be
+    watched: the connection has to exist before it connects.
+    """
+    factory = kwargs.pop("connection_factory", None) or (args[1:2] or [None])[0] or connection
+    kwargs["connection_factory"] = factory
+    del args[1:2]
+    if not isinstance(factory, type):
+        return
+
+    def end(conn: Any) -> float:
+        with contextlib.suppress(OSError, psycopg2.Error), _duplicate(conn) as link:
+            _shutDown(link)
+        return END_AGAIN_TIME
+
+    def connect(dsn: str, **options: Any) -> Any:
+        conn = factory.__new__(factory, dsn, **options)
+        with contextlib.ExitStack() as stack:
+            try:
+                limit = stack.enter_context(timeLimit(seconds, partial(end, conn)))
+            except RuntimeError:  # no thread can be started
+                limit = None
+            try:
+                factory.__init__(conn, dsn, **options)  # type: ignore[misc]
+            except psycopg2.Error:
+                if limit is not None and limit.isOver:
+                    raise psycopg2.OperationalError(
+                        f"timeout expired: no connection within {seconds} s") from None
+                raise
+        return conn
+
+    kwargs["connection_factory"] = connect
 
 
 def _poller(fileno: int) -> Callable[[int], list[Any]]:
@@ -384,18 +498,17 @@ def _duplicate(conn: connection) -> Iterator[socket.socket]:
         yield link
 
 
-def _shutDown(link: socket.socket) -> bool:
-    """End the connection; a thread that waits for an answer on it fails at once. Return True."""
+def _shutDown(link: socket.socket) -> None:
+    """End the connection; a thread that waits for an answer on it fails at once."""
     with contextlib.suppress(OSError):
         link.shutdown(socket.SHUT_RDWR)
-    return True
 
 
-def _checkSeconds(what: str, value: object) -> None:
+def _checkSeconds(rule: str, value: object) -> None:
     isNumber = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if value is not None and not (isNumber and value >= 0):  # type: ignore[operator]
+    if not (isNumber and value >= 0):  # type: ignore[operator]
         raise ValueError(
-            f"{what} must be None or a number of seconds >= 0, not "
+            f"{rule} a number of seconds >= 0, not "
             f"{value if isNumber else f'a value of type {type(value).__name__}'}")
 
 
@@ -403,10 +516,11 @@ class ConnectionPool(Pool[Connection]):
     """A pool of up to ``capacity`` connections, which it opens itself.
 
     ``dsn`` is a connection string or URI of libpq, or a callable that returns one and is called
-    at each open. The keywords are those below, which Connection explains; all of Pool's but
-    ``factory``; and all of ``psycopg2.connect``, which win over the DSN and may be callables too.
-    Nothing is opened here. A wrong DSN or keyword raises psycopg2.ProgrammingError, any other
-    wrong argument ValueError or TypeError.
+    at each open. The keywords are Connection's, Pool's without ``factory``, and those of
+    ``psycopg2.connect``, which win over the DSN and may be callables too. Nothing is opened here.
+    A wrong DSN raises psycopg2.ProgrammingError, an unknown keyword TypeError, any other wrong
+    argument ValueError or TypeError. PoolTimeout, PoolBusy and PoolClosed of this module are
+    what is raised: they are also psycopg2.OperationalError.
 
     These defaults are not those of Pool: ``closeOnException`` is ``isConnectionError``,
     ``takeTimeout`` 30.0 seconds, and ``jitter`` 0.1. What neither the DSN nor a keyword sets
@@ -421,37 +535,42 @@ class ConnectionPool(Pool[Connection]):
         autocommit = _ofTaken("conn.autocommit")
         execute = _ofTaken("conn.cursor()")
 
+    timeoutError = PoolTimeout
+    busyError = PoolBusy
+    closedError = PoolClosed
+
     def __init__(self, name: str, capacity: int, dsn: str | Callable[[], str] | None = None, *,
                  isolation_level: IsolationLevel = None, readonly: ServerState = None,
                  deferrable: ServerState = None, autocommit: bool | None = None,
                  pingTime: float | None = 30.0, pingTimeout: float = 3.0, reset: Reset = None,
-                 closeOnException: CloseOnException = isConnectionError,
-                 takeTimeout: float | None = 30.0, jitter: float = 0.1, **others: Any) -> None:
-        poolOptions = {key: others.pop(key) for key in _POOL_OPTIONS & others.keys()}
-
+                 configure: Configure = None, maxIdleTime: float | None = 300.0,
+                 maxOpenTime: float | None = 300.0, maxUsageCount: int | None = 1000,
+                 closeOnException: CloseOnException = isConnectionError, minOpen: int = 0,
+                 jitter: float = 0.1, takeTimeout: float | None = 30.0,
+                 maxWaiting: int | None = None, openRetryTime: float = 0.0,
+                 leakTime: float | None = None, leakTrace: bool = False,
+                 clock: Callable[[], float] = time.monotonic, **connectOptions: Any) -> None:
         def make(resourceName: str) -> Connection:
             return Connection(
                 resourceName, isolation_level, readonly, deferrable, autocommit,
-                partial(_buildDsn, name, dsn), pingTime=pingTime, pingTimeout=pingTimeout,
-                reset=reset, **others)
+                partial(buildDsn, name, dsn), pingTime=pingTime, pingTimeout=pingTimeout,
+                reset=reset, configure=configure, **connectOptions)
 
+        checkOptions(connectOptions, _POOL_OPTIONS)
         super().__init__(
-            name, capacity, closeOnException=closeOnException, takeTimeout=takeTimeout,
-            jitter=jitter, **poolOptions, factory=make)
+            name, capacity, maxIdleTime, maxOpenTime, maxUsageCount, closeOnException,
+            factory=make, minOpen=minOpen, jitter=jitter, takeTimeout=takeTimeout,
+            maxWaiting=maxWaiting, openRetryTime=openRetryTime, leakTime=leakTime,
+            leakTrace=leakTrace, clock=clock)
         # What is wrong is to be told here, and not by the first take.
         make(name)
-        make_dsn(_buildDsn(name, None if callable(dsn) else dsn), **{
-            key: value for key, value in others.items()
+        make_dsn(buildDsn(name, None if callable(dsn) else dsn), **{
+            key: value for key, value in connectOptions.items()
             if key not in FACTORIES and not callable(value)})
 
+    if TYPE_CHECKING:
+        def put(self, resource: Connection | connection) -> None: ...
 
-def _buildDsn(name: str, dsn: str | Callable[[], str] | None) -> str:
-    """Return the DSN together with the defaults for what it does not set."""
-    defaults = {"fallback_application_name": name, **CONNECT_DEFAULTS}
-    if "PGCONNECT_TIMEOUT" in os.environ:
-        del defaults["connect_timeout"]
-    try:
-        given = parse_dsn((dsn() if callable(dsn) else dsn) or "")
-    except psycopg2.ProgrammingError as error:
-        raise psycopg2.ProgrammingError(_QUOTED_DSN.sub(r'\1"..."', str(error))) from None
-    return str(make_dsn(**{**defaults, **given}))
+
+_POOL_OPTIONS = [parameter for parameter in inspect.signature(ConnectionPool).parameters
+                 if parameter != "connectOptions"]

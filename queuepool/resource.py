@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 from weakref import ref
 
+from queuepool.core.call import LEAST_HOOK_TIME, POOL_DEFAULT
 from queuepool.core.hooks import Hooks
 from queuepool.core.idle import IdleQueue
 from queuepool.core.keeper import Keeper
@@ -29,6 +30,7 @@ class Owner(Protocol):
     _queue: IdleQueue
     _hooks: Hooks
     clock: Callable[[], float]
+    takeTimeout: float | None
     _overridesPut: bool
 
     _keeper: Keeper
@@ -118,6 +120,18 @@ class Resource:
         Called for each exception, in the thread of the user. What it raises is logged.
         """
 
+    def isTransient(self, error: Exception) -> bool:
+        """Tell whether another attempt may succeed after ``open`` raised this.
+
+        Asked under the pool's ``openRetryTime``. With False the exception reaches the caller of
+        take at once. Overriders return False for what stays wrong, such as a wrong password.
+        """
+        return True
+
+    def hasOpen(self, thing: object) -> bool:
+        """Tell whether ``thing`` is what is open here: ``put`` accepts it for the resource."""
+        return thing is self.resource
+
     def abandon(self) -> None:
         """Forget what is open without closing it: after a fork it is the parent process's."""
         self.resource = None
@@ -184,6 +198,29 @@ class Resource:
         if self._slot.openedAt is None or self._pool is None:
             return None
         return self._pool.clock() - self._slot.lastUsedAt
+
+    @property
+    def timeLeft(self) -> float | None:
+        """The seconds that the take has left that runs a hook now; None if there is no limit.
+
+        For hooks: what may block can be given this as its own time limit. It is never less than
+        0.05. In hooks that no take runs, such as putRepair, it is None.
+        """
+        slot, pool = self._slot, self._pool
+        timeout = slot.timeout
+        if pool is None or timeout is None:
+            return None
+        if timeout is POOL_DEFAULT:
+            timeout = pool.takeTimeout
+            if timeout is None:
+                return None
+        rest: float = slot.since + timeout - pool.clock()
+        return max(LEAST_HOOK_TIME, rest)
+
+    @property
+    def takeTrace(self) -> str | None:
+        """The stack of its take, until it is put back; None without the pool's ``leakTrace``."""
+        return self._slot.trace
 
     @property
     def generation(self) -> object:
@@ -349,16 +386,7 @@ def join(pool: Owner, resource: Any, slot: Slot) -> None:
 
 
 def checkNew(pool: Owner, resource: Any) -> None:
-    """Raise PoolError if this cannot be made a member of the pool."""
-    if not isinstance(resource, Resource):
-        holders = [slot.name for slot in list(pool._queue.members)
-                   if resource is not None
-                   and getattr(slot.ref(), "resource", None) is resource]
-        raise PoolError(
-            f"pool {pool.name!r}: only a Resource can be put, not {describe(resource)}" + (
-                f": it is what {holders[0]!r} has open; put that, or use "
-                f"'with pool.take() as …'" if holders else ""))
-    checkInit(pool, resource)
+    """Raise PoolError if this Resource cannot be made a member of the pool."""
     owner = resource._pool
     if owner is not None:
         raise PoolError(

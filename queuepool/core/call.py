@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+#: The default of take's timeout: the pool's takeTimeout. None means for ever.
+POOL_DEFAULT: Any = type(
+    "PoolsTakeTimeout", (), {"__repr__": lambda self: "<the pool's takeTimeout>"})()
+
 #: Seconds that the hooks of a take may use even if its timeout is shorter, such as 0.
 LEAST_HOOK_TIME = 0.05
 

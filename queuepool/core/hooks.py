@@ -31,6 +31,7 @@ class Hooked(Protocol):
     def open(self) -> None: ...
     def close(self) -> None: ...
     def abandon(self) -> None: ...
+    def isTransient(self, error: Exception) -> bool: ...
     def noteError(self, error: BaseException) -> None: ...
 
 
@@ -159,6 +160,14 @@ class Hooks:
         """Note that an open resource turned out to be broken: perhaps it is not the only one."""
         if self._settings.openRetryTime:
             self._breaker.trip()
+
+    def isTransient(self, resource: Hooked, error: Exception) -> bool:
+        """Tell whether another attempt may open what could not be opened."""
+        try:
+            return resource.isTransient(error)
+        except Exception:
+            self._log.warning("isTransient of %r failed", resource.name, exc_info=True)
+            return True
 
     def closesOn(self, resource: Hooked, error: BaseException) -> bool:
         """Tell whether what the user's with block raised closes the resource."""

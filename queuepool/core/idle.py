@@ -230,11 +230,13 @@ class IdleQueue(queue.LifoQueue[Any]):
     # -- waiters
 
     def waitFor(self, call: Call, look: Callable[[Call], bool], seconds: float,
-                pause: Callable[[Call], tuple[float, float]]) -> bool:
+                pause: Callable[[Call], tuple[float, float]],
+                longest: int | None = None) -> bool:
         """Stand in line until ``look(call)``, called when it is this thread's turn, returns True.
 
         Return False if that took more than so many seconds. ``pause(call)`` tells after how many
         seconds to look again though nobody calls ``notify``, and after how many to give up.
+        Raise queue.Full if ``longest`` wait already, unless this thread had its turn before.
         """
         until = monotonic() + seconds
         waiters = self.waiters
@@ -243,6 +245,9 @@ class IdleQueue(queue.LifoQueue[Any]):
         isOver = False
         try:
             (waiters.appendleft if call.isFirst else waiters.append)(place)
+            if longest is not None and not call.isFirst and not any(
+                    each is place for each in _copy(waiters)[:longest]):
+                raise queue.Full
             while True:
                 try:
                     isTurn = waiters[0] is place or self.isShutDown or self.first() is place
@@ -252,13 +257,13 @@ class IdleQueue(queue.LifoQueue[Any]):
                     return True
                 if isOver:
                     return False
-                longest, rest = pause(call)
+                nextLook, rest = pause(call)
                 now = monotonic()
                 until = min(until, now + rest)
-                isHeldUp = longest != NEVER
-                rest, longest = until - now, min(LOOK_AGAIN_TIME, longest)
-                isLast = rest <= longest
-                isWoken = waiter.sleep(max(0.0, rest if isLast else longest))
+                isHeldUp = nextLook != NEVER
+                rest, nextLook = until - now, min(LOOK_AGAIN_TIME, nextLook)
+                isLast = rest <= nextLook
+                isWoken = waiter.sleep(max(0.0, rest if isLast else nextLook))
                 isOver = isLast and not isWoken  # the time is over: one more look
                 if not isWoken:
                     if self._checkLine(call, look, isHeldUp):

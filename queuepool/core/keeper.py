@@ -155,6 +155,7 @@ class Keeper:
         wasDropped = droppedFrom is Place.TAKEN
         slot.place = HELD
         slot.takenBy = currentTaker()
+        slot.timeout = None
         slot.isTriedLast = slot.isTriedLast or not wasDropped
         slot.ref = ref(resource)  # the collector clears weak references to what is in a cycle
         reason = (Reason.DROPPED if wasDropped else
@@ -189,7 +190,8 @@ class Keeper:
     def _tellDropped(self, slot: Slot) -> None:
         message = (
             f"{slot.name!r} was taken and dropped without being returned; it was closed and is "
-            f"in the pool again. Return it with put() or take it in a with statement"
+            f"in the pool again. Return it with put() or take it in a with statement; keep what "
+            f"take() returned for as long as you use its 'resource'"
             + (f". It was taken at:\n{slot.trace}" if slot.trace else ""))
         slot.trace = None
         self._log.warning("%s", message)
@@ -359,6 +361,7 @@ class Keeper:
         slot = call.resource._slot
         slot.place = HELD
         slot.takenBy = currentTaker()
+        slot.timeout = None
 
     @contextlib.contextmanager
     def _holding(self) -> Iterator[Call]:

@@ -43,7 +43,7 @@ class Slot:
         "name", "place", "queue", "ref", "life", "isLong", "hasRepairHooks",
         "isTriedLast", "droppedFrom",
         "closing",
-        "takenBy", "takenAt", "trace", "reportedAt", "generation",
+        "takenBy", "takenAt", "trace", "reportedAt", "generation", "since", "timeout",
         "openedAt", "lastUsedAt", "lifeShare", "expiresAt", "checkAt", "shortUntil",
         "takes", "takesAtOpen", "takesLimit",
         "opens", "openErrors", "closes", "closeErrors",
@@ -76,6 +76,9 @@ class Slot:
         self.trace: str | None = None  #: the stack of its take, with leakTrace
         self.reportedAt: float | None = None  #: the takenAt of a take that was reported
         self.generation: object = None  #: the pool's when it was opened
+        #: The take that runs hooks began to count then, and its timeout; None: no limit
+        self.since = PAST
+        self.timeout: Any = None
         self.openedAt: float | None = None  #: None: it is closed
         self.lastUsedAt = PAST  #: returned or opened
         self.lifeShare = 1.0  #: of maxOpenTime, by jitter

@@ -4,10 +4,9 @@ import socket
 import sys
 import threading
 from functools import partial
-from types import SimpleNamespace
 
 import psycopg2
-from psycopg2.extensions import STATUS_READY
+from psycopg2.extensions import STATUS_READY, connection
 
 from queuepool import Pool, Resource
 from queuepool.psycopg2 import ConnectionPool
@@ -112,13 +111,22 @@ def test_a_take_that_waits_and_its_put_keep_to_their_budget(monkeypatch):
 
 def test_a_checkout_of_a_psycopg2_connection_keeps_to_its_budget(monkeypatch):
     line, server = socket.socketpair()
-    # In the place of psycopg2's own connection; nothing of it is written in Python.
-    conn = SimpleNamespace(
-        closed=0, status=STATUS_READY, get_transaction_status=partial(int), fileno=line.fileno,
-        isolation_level=None, readonly=None, deferrable=None, autocommit=False,
-        cursor_factory=None,
-        set_session=dict, close=line.close)
-    monkeypatch.setattr(psycopg2, "connect", lambda *args, **kwargs: conn)
+
+    class Unconnected(connection):
+        """A connection without a server; what a checkout calls of it is not written in Python."""
+
+        closed, status = 0, STATUS_READY
+        isolation_level = readonly = deferrable = cursor_factory = None
+        autocommit, encoding, string_types, binary_types = False, "UTF8", {}, {}
+        fileno, close, set_session = line.fileno, line.close, dict
+        get_transaction_status = staticmethod(partial(int))
+        get_parameter_status = staticmethod(partial(str))
+        rollback = staticmethod(partial(int))
+
+        def __init__(self):
+            pass
+
+    monkeypatch.setattr(psycopg2, "connect", lambda *args, **kwargs: Unconnected())
     with server, ConnectionPool("p", 1) as pool:
         calls = callsOfACheckout(pool)
         assert pool.stats().opens == 1

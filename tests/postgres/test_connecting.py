@@ -16,7 +16,7 @@ import pytest
 from psycopg2.extensions import make_dsn
 
 from queuepool import Pool, PoolTimeout, Reason
-from queuepool.psycopg2 import Connection, ConnectionPool
+from queuepool.psycopg2 import Connection, ConnectionPool, isConnectionError
 from tests.helpers import awaitTrue
 
 
@@ -94,18 +94,27 @@ def test_defaults_of_the_pool():
     pool = ConnectionPool("pool", 1)
     assert pool.takeTimeout == 30.0
     assert inspect.signature(ConnectionPool).parameters["jitter"].default == 0.1
-    assert pool.closeOnException(psycopg2.InterfaceError())
+    assert pool.closeOnException is isConnectionError
+    assert not pool.closeOnException(psycopg2.InterfaceError())
     assert not pool.closeOnException(KeyError())
 
 
 @pytest.mark.parametrize("options, error, text", [
-    (dict(takeTimout=3), psycopg2.ProgrammingError, 'invalid connection option "takeTimout"'),
+    *((dict([(wrong, 3)]), TypeError, f"'{wrong}' is neither .*; did you mean '{right}'?")
+      for wrong, right in (("takeTimout", "takeTimeout"), ("max_idle_time", "maxIdleTime"),
+                           ("minconn", "minOpen"), ("pool_size", "capacity"),
+                           ("pasword", "password"), ("sslmod", "sslmode"))),
+    (dict(nothing_like_it=3), TypeError, "one of psycopg2.connect$"),
+    (dict(async_=True), TypeError, "'async_' is not possible"),
     (dict(dsn="nonsense"), psycopg2.ProgrammingError, "missing"),
     (dict(factory=Connection), TypeError, "factory"),
     (dict(jitter=2), ValueError, "jitter"),
     (dict(pingTime="1"), ValueError, "pingTime must be None or a number of seconds >= 0, not a v"),
     (dict(pingTime=True), ValueError, "not a value of type bool"),
     (dict(pingTimeout=-1), ValueError, "pingTimeout must be .* not -1"),
+    (dict(pingTimeout=None), ValueError, "pingTimeout must be .* not a value of type NoneType"),
+    (dict(configure="SET x"), TypeError, "configure must be None or a callable, not a value of t"),
+    (dict(maxWaiting=-1), ValueError, "maxWaiting must be an integer >= 0, not -1"),
     *((dict(reset=reset), ValueError, "reset must be None, 'discard' or a callable")
       for reset in ("rollback", 1, True)),
 ])
@@ -217,7 +226,7 @@ def invalidated(pool):
 
 def fail(pool, taken, use):
     """Let the user of a taken connection fail with an error of PostgreSQL's."""
-    with pytest.raises(psycopg2.Error), taken as conn:
+    with contextlib.suppress(psycopg2.Error, LookupError, ExceptionGroup), taken as conn:
         use(conn)
 
 
@@ -228,15 +237,38 @@ def demoted(conn):
     run(conn, "create table t ()")
 
 
-def shutDown(conn):
-    run(conn, "do $$ begin raise exception sqlstate '57P03'; end $$")
+def wrapped(conn):
+    try:
+        demoted(conn)
+    except psycopg2.Error as error:
+        raise LookupError from error
 
 
-def lost(conn):
-    run(conn, "do $$ begin raise exception sqlstate '08006'; end $$")
+def inContext(conn):
+    try:
+        demoted(conn)
+    except psycopg2.Error:
+        raise LookupError
 
 
-@pytest.mark.parametrize("use", [demoted, shutDown, lost])
+def inGroup(conn):
+    try:
+        demoted(conn)
+    except psycopg2.Error as error:
+        raise ExceptionGroup("two", [ValueError(), error])
+
+
+def handled(conn):
+    run(conn, "set default_transaction_read_only = on")
+    conn.commit()
+    with contextlib.suppress(psycopg2.Error):
+        run(conn, "create table t ()")
+
+
+FAIL_OVERS = [demoted, wrapped, inContext, inGroup, handled]
+
+
+@pytest.mark.parametrize("use", FAIL_OVERS)
 def test_a_fail_over_seen_by_one_replaces_all(makePool, clock, use):
     pool = makePool(3, clock=clock)
     one, two, three = openAll(pool)
@@ -248,7 +280,7 @@ def test_a_fail_over_seen_by_one_replaces_all(makePool, clock, use):
     assert pool.stats().open == 0
 
 
-@pytest.mark.parametrize("use", [demoted, shutDown, lost])
+@pytest.mark.parametrize("use", FAIL_OVERS)
 def test_a_generation_is_replaced_once(makePool, clock, use):
     pool = makePool(3, clock=clock)
     one, two, three = openAll(pool)
@@ -265,7 +297,7 @@ def test_a_generation_is_replaced_once(makePool, clock, use):
     assert pool.stats().opens == 4
 
 
-@pytest.mark.parametrize("use", [demoted, shutDown, lost])
+@pytest.mark.parametrize("use", FAIL_OVERS)
 def test_a_fresh_connection_replaces_no_others(makePool, clock, use):
     pool = makePool(2, clock=clock)
     one, two = openAll(pool)
@@ -295,12 +327,14 @@ def test_a_transaction_that_is_read_only_by_choice_is_no_fail_over(
     assert pool.stats().closes == 0
 
 
-def test_the_fail_over_of_another_database_is_not_ours(makePool, clock, admin):
-    pool = makePool(2, clock=clock)
+def test_the_fail_over_of_another_database_is_not_ours(makePool, clock, dsn):
+    pool = makePool(2, clock=clock, autocommit=True)
     one, two = openAll(pool)
     clock.advance(1.0)
-    with pytest.raises(psycopg2.Error), one:
-        shutDown(admin.conn)
+    with contextlib.closing(psycopg2.connect(dsn)) as other:
+        with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction), one as conn:
+            run(conn, "set default_transaction_read_only = on")
+            demoted(other)
     pool.put(two)
     assert invalidated(pool) == 0
 

@@ -1,5 +1,6 @@
 """What put leaves behind: no transaction, no changed setting, no busy or lost connection."""
 
+import asyncio
 import threading
 
 import psycopg2
@@ -9,7 +10,7 @@ import pytest
 from psycopg2.extensions import ISOLATION_LEVEL_SERIALIZABLE
 
 from queuepool import Reason
-from queuepool.psycopg2 import _isReadOnlyByChoice, isConnectionError
+from queuepool.psycopg2 import isConnectionError
 from tests.helpers import PATIENCE, awaitTrue, start
 
 
@@ -201,19 +202,14 @@ def useClosedCursor(conn):
     cur.execute("select 1")
 
 
-def interrupt(conn):
-    raise KeyboardInterrupt
+def connectElsewhere(conn):
+    psycopg2.connect(conn.dsn, dbname="no such database")
 
 
-@pytest.mark.parametrize("use, error", [
-    (endItself, psycopg2.OperationalError),
-    (useClosedCursor, psycopg2.InterfaceError),
-    (interrupt, KeyboardInterrupt),
-])
-def test_an_error_of_the_connection_closes_it(makePool, admin, use, error):
+def test_an_end_of_the_connection_closes_it(makePool, admin):
     pool = makePool()
-    with pytest.raises(error), pool.take() as conn:
-        use(conn)
+    with pytest.raises(psycopg2.OperationalError), pool.take() as conn:
+        endItself(conn)
     assert conn.closed
     awaitTrue(lambda: admin.backends() == 0)
     with pool.take() as other:
@@ -221,13 +217,35 @@ def test_an_error_of_the_connection_closes_it(makePool, admin, use, error):
     assert pool.stats().closesByReason[Reason.EXCEPTION] == 1
 
 
+@pytest.mark.parametrize("error", [
+    KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError, psycopg2.InterfaceError,
+    psycopg2.OperationalError("of no connection that is known")])
+def test_an_exception_that_says_nothing_of_the_connection_keeps_it(keptBy, error):
+    def use(conn):
+        run(conn, "select 1")
+        raise error
+
+    keptBy(use, error if isinstance(error, type) else type(error))
+
+
+@pytest.mark.parametrize("use, error", [
+    (useClosedCursor, psycopg2.InterfaceError), (connectElsewhere, psycopg2.OperationalError)])
+def test_an_error_of_something_else_keeps_the_connection(keptBy, use, error):
+    keptBy(use, error)
+
+
 @pytest.mark.parametrize("code", ["08006", "57P01", "57P02", "57P03", "57P05"])
-def test_an_error_code_of_the_connection_closes_it(makePool, code):
-    pool = makePool()
+def test_an_error_code_that_is_not_fatal_keeps_the_connection(makePool, code):
+    now = [0.0]
+    pool = makePool(2, clock=lambda: now[0])
+    with pool.take(), pool.take():
+        pass
+    now[0] += 10.0
     with pytest.raises(psycopg2.Error), pool.take() as conn:
         run(conn, f"do $$ begin raise exception sqlstate '{code}'; end $$")
-    assert conn.closed
-    assert pool.stats().closesByReason[Reason.EXCEPTION] == 1
+    with pool.take() as again, pool.take():
+        assert again is conn
+    assert pool.stats().closes == 0
 
 
 def test_an_error_without_code_is_the_connections_if_that_is_closed(makePool):
@@ -238,7 +256,7 @@ def test_an_error_without_code_is_the_connections_if_that_is_closed(makePool):
         assert not isConnectionError(Unknown())
         conn.close()
         assert isConnectionError(Unknown())
-    assert isConnectionError(psycopg2.OperationalError())
+    assert not isConnectionError(psycopg2.OperationalError())
 
 
 def test_a_connection_lost_in_the_middle_of_a_query_is_closed(makePool, admin):
@@ -345,7 +363,7 @@ def test_without_reset_the_session_stays(makePool, admin):
         conn.set_client_encoding("UTF8")
     with pool.take() as again:
         assert again is conn
-        assert traces(conn, admin) >= {"lock", "table", "path", "listens", "prepared"}
+        assert traces(conn, admin) == {"lock", "table", "path", "prepared", "cursors"}
 
 
 def test_discard_after_a_begin_by_hand(makePool, admin):
@@ -399,9 +417,3 @@ def test_a_discard_on_a_lost_connection_closes_it(makePool, admin):
     assert conn.closed
     with pool.take() as other:
         run(other, "select 1")
-
-
-def test_of_a_closed_connection_it_is_not_known_that_it_was_read_only_by_choice(dsn):
-    conn = psycopg2.connect(dsn)
-    conn.close()
-    assert not _isReadOnlyByChoice(conn)

@@ -1,10 +1,10 @@
 """What take hands out: a connection that lives, known without asking the server."""
 
+import contextlib
 import gc
 import os
 import select
 import socket
-import threading
 
 import psycopg2
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from queuepool import Pool, Reason
 from queuepool.psycopg2 import Connection, ConnectionPool
 from queuepool.psycopg2cm import ConnectionManager
+from queuepool.watchdog import timeLimit
 from tests.helpers import awaitTrue, runTogether
 
 
@@ -125,10 +126,15 @@ def test_ten_threads_on_ten_dead_connections_all_succeed(makePool, admin):
     assert pool.stats().openErrors == 0
 
 
-def test_a_notification_is_no_death_and_stays_for_the_next_user(makePool, admin):
-    pool = makePool(autocommit=True)
-    with pool.take() as conn, conn.cursor() as cur:
+def listen(conn):
+    with conn.cursor() as cur:
         cur.execute("listen news")
+
+
+def test_a_notification_is_no_death_and_stays_for_the_next_user(makePool, admin):
+    pool = makePool(autocommit=True, configure=listen)
+    with pool.take() as conn:
+        pass
     admin.query("select pg_notify('news', 'a'), pg_notify('news', 'b')")
     awaitReadable(conn)
     with pool.take() as again:
@@ -214,38 +220,37 @@ def test_without_ping_time_nothing_is_asked(makePool, clock, wire, wireDsn):
 def test_a_silent_cut_costs_one_ping_timeout_and_not_one_a_connection(
         makePool, clock, dsn, wire, wireDsn, monkeypatch):
     ways = [wireDsn]
-    timers = []
+    limits = []
 
-    class CountedTimer(threading.Timer):
-        def __init__(self, interval, function):
-            timers.append(interval)
-            super().__init__(interval, function)
+    def countedLimit(seconds, action):
+        limits.append(seconds)
+        return timeLimit(seconds, action)
 
-    monkeypatch.setattr(threading, "Timer", CountedTimer)
+    monkeypatch.setattr("queuepool.psycopg2.timeLimit", countedLimit)
     pool = makePool(3, lambda: ways[-1], clock=clock, pingTimeout=0.2)
     old = takeAll(pool)
     clock.advance(31.0)
     wire.hold()
     ways.append(dsn)
     assert not set(takeAll(pool)) & set(old)
-    assert timers == [0.2]
+    assert limits == [0.2]
     closes = pool.stats().closesByReason
     assert closes[Reason.REPAIR] == 1 and closes[Reason.INVALIDATED] == 2
 
 
 def test_a_ping_that_just_came_too_late_is_a_failed_one(makePool, clock, monkeypatch):
-    class LateTimer(threading.Timer):
-        """A timer that fires although the answer has arrived."""
-
-        def cancel(self):
-            self.function()
-            super().cancel()
+    @contextlib.contextmanager
+    def lateLimit(seconds, action):
+        """A time limit that is over though the answer has arrived."""
+        with timeLimit(seconds, action) as limit:
+            yield limit
+            limit.expire()
 
     pool = makePool(clock=clock)
     with pool.take() as conn:
         pass
     clock.advance(31.0)
-    monkeypatch.setattr(threading, "Timer", LateTimer)
+    monkeypatch.setattr("queuepool.psycopg2.timeLimit", lateLimit)
     with pool.take() as other:
         assert other is not conn
         ask(other)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import queuepool
-from queuepool import Pool, PoolClosed, PoolError, PoolTimeout
+from queuepool import Pool, PoolBusy, PoolClosed, PoolError, PoolTimeout
 from tests.helpers import FakeResource, PlainResource, checkWhole
 from tests.reports.situations import openAll, poolOf, reasonsOf
 
@@ -144,6 +144,6 @@ def test_the_package_says_what_it_exports():
     for name in queuepool.__all__:
         assert getattr(queuepool, name).__name__ in (name, "Resource")
     assert queuepool.ResourceManager is queuepool.Resource
-    assert issubclass(PoolTimeout, TimeoutError) and issubclass(PoolTimeout, PoolError)
+    assert issubclass(PoolBusy, PoolTimeout) and issubclass(PoolTimeout, PoolError)
     assert issubclass(PoolClosed, PoolError)
     assert Pool.__name__ == "Pool"

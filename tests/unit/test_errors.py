@@ -5,21 +5,24 @@ import pickle
 import pytest
 
 import queuepool
-from queuepool import PoolClosed, PoolError, PoolTimeout
+from queuepool import Pool, PoolBusy, PoolClosed, PoolError, PoolTimeout
 
 
 def test_every_error_is_a_pool_error():
     assert PoolError.__bases__ == (Exception,)
     assert issubclass(PoolTimeout, PoolError)
+    assert issubclass(PoolBusy, PoolTimeout)
     assert issubclass(PoolClosed, PoolError)
 
 
 def test_a_time_out_is_also_a_timeout_error():
-    assert issubclass(PoolTimeout, TimeoutError)
+    with Pool("p", 1) as pool, pytest.raises(PoolTimeout) as caught:
+        pool.take(timeout=0)
+    assert isinstance(caught.value, TimeoutError)
     assert not issubclass(PoolClosed, TimeoutError)
 
 
-@pytest.mark.parametrize("kind", [PoolError, PoolTimeout, PoolClosed])
+@pytest.mark.parametrize("kind", [PoolError, PoolTimeout, PoolBusy, PoolClosed])
 def test_an_error_says_its_text_and_survives_pickling(kind):
     error = pickle.loads(pickle.dumps(kind("pool 'p': no")))
     assert type(error) is kind
@@ -28,6 +31,6 @@ def test_an_error_says_its_text_and_survives_pickling(kind):
 
 def test_the_public_names_are_these():
     assert sorted(queuepool.__all__) == [
-        "Pool", "PoolClosed", "PoolError", "PoolTimeout", "Reason", "Resource",
+        "Pool", "PoolBusy", "PoolClosed", "PoolError", "PoolTimeout", "Reason", "Resource",
         "ResourceManager", "Stats"]
     assert all(hasattr(queuepool, name) for name in queuepool.__all__)

@@ -405,17 +405,33 @@ def test_putting_what_is_no_resource_is_refused(nonsense, what):
     pool = Pool("p", 1)
     with pytest.raises(PoolError) as caught:
         pool.put(nonsense)
-    assert str(caught.value) == f"pool 'p': only a Resource can be put, not {what}"
+    assert str(caught.value).startswith(
+        f"pool 'p': only a Resource can be put, or what one of this pool has open, not {what}. Put "
+        f"what take() returned")
     assert pool.stats().idle == 0
 
 
-def test_putting_what_a_resource_has_open_instead_of_it_says_whose_it_is(world):
-    pool = seeded(PlainResource("a", world))
-    with pool.take() as resource, pytest.raises(PoolError) as caught:
+def test_what_a_resource_has_open_can_be_put_instead_of_it(world):
+    pool = seeded(PlainResource("a", world), PlainResource("b", world))
+    resource, other = pool.take(), pool.take()
+    pool.put(resource.resource)
+    assert pool.stats().taken == 1
+    with pytest.raises(PoolError, match="'b' is idle in the pool.*put twice"):
         pool.put(resource.resource)
-    assert str(caught.value) == (
-        "pool 'p': only a Resource can be put, not a value of type Handle: it is what 'a' has "
-        "open; put that, or use 'with pool.take() as …'")
+    pool.put(other.resource)
+    with pool.take() as again:
+        assert again is other
+    checkWhole(pool, world)
+
+
+def test_what_a_dropped_resource_had_open_cannot_be_put(world):
+    pool = seeded(PlainResource("a", world))
+    handle = pool.take().resource
+    pool.put(handle)  # the resource came back already; it is closed before it is used again
+    with pool.take() as resource:
+        assert resource.resource is not handle
+        with pytest.raises(PoolError, match=r"Put what take\(\) returned, and keep it until then"):
+            pool.put(handle)
     checkWhole(pool, world)
 
 
