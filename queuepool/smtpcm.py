@@ -1,23 +1,30 @@
-"""The SMTP connection manager of 1.3.2, for programs written for it. New ones use queuepool.smtp.
+"""1.3.2's SMTP connection manager, which does not verify certificates. New code: queuepool.smtp.
 
 ``with pool.take() as manager`` hands out the manager; its ``resource`` is the ``smtplib.SMTP``.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import ssl
 from typing import TYPE_CHECKING, Any, Self
+from weakref import WeakKeyDictionary
 
 from queuepool.elsewhere import Elsewhere
 from queuepool.smtp import Connection
 
+#: The pools that were warned; each with a value of its own, which tells who came first.
+_warned: WeakKeyDictionary[Any, object] = WeakKeyDictionary()
+
 
 class ConnectionManager(Connection):
-    """A connection to a mail server that a with statement hands out as it is: the manager.
+    """A connection to a mail server whose certificate is not verified, as in 1.3.2.
 
-    ``starttls``, ``timeout`` and ``context`` are those of Connection. All other additional
-    arguments are ignored, as in 1.3.2. As there, the certificate of the server is not verified,
-    unless you pass a context that does so: ``context=ssl.create_default_context()``.
+    Pass ``context=ssl.create_default_context()`` to have it verified; without a context, the first
+    connection of a pool that is opened with STARTTLS logs a warning. ``starttls``, ``timeout`` and
+    ``context`` are those of Connection; all other additional arguments are ignored, as in 1.3.2.
+    A with statement hands out the manager itself.
     """
 
     if TYPE_CHECKING:
@@ -30,9 +37,27 @@ class ConnectionManager(Connection):
                  password: str | None = None, *args: object, **kwargs: Any) -> None:
         options = {key: kwargs[key] for key in ("starttls", "timeout", "context")
                    if key in kwargs}
+        self._trustAll: ssl.SSLContext | None = None
         if options.get("context") is None:
-            options["context"] = _trustAll()
+            self._trustAll = options["context"] = _trustAll()
         super().__init__(name, host, port, user, password, **options)
+
+    def open(self) -> None:
+        """Open as Connection does, and warn once per pool if the certificate is not verified."""
+        super().open()
+        if self.starttls and self.context is self._trustAll:
+            self._warn()
+
+    def _warn(self) -> None:
+        pool = self if self.pool is None else self.pool
+        mark = object()
+        if _warned.setdefault(pool, mark) is mark:
+            with contextlib.suppress(Exception):  # a handler that fails fails no open
+                logging.getLogger("queuepool").warning(
+                    "pool %s: the certificate of the mail server %s is not verified, so anybody "
+                    "on the way can read mails and password; pass "
+                    "context=ssl.create_default_context() to smtpcm.ConnectionManager to have it "
+                    "verified", pool.name, self.host)
 
     def sendmail(self, *args: Any, **kwargs: Any) -> dict[str, tuple[int, bytes]]:
         """Send a mail. Takes, returns and raises what ``smtplib.SMTP.sendmail`` does; blocks."""

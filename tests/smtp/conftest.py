@@ -10,7 +10,7 @@ from aiosmtpd.smtp import SMTP, AuthResult
 
 from queuepool import Pool
 from queuepool.smtp import Connection
-from tests.helpers import PATIENCE
+from tests.helpers import PATIENCE, Gate
 
 USER, PASSWORD = "post", "s3cret word"
 
@@ -20,7 +20,13 @@ class Dialog(SMTP):
 
     def __init__(self, server, *args, **kwargs):
         self.server = server
+        self.mails = 0
         super().__init__(*args, **kwargs)
+
+    def connection_made(self, transport):
+        if self.transport is None:  # else it is TLS on what came first
+            self.server.transports.append(transport)
+        super().connection_made(transport)
 
     async def _handle_client(self):
         self.server.dialogs.append(self)
@@ -30,7 +36,22 @@ class Dialog(SMTP):
         else:
             await super()._handle_client()
 
+    async def smtp_MAIL(self, arg):
+        if self.server.goesAtMail:
+            await self.push("421 closing")
+        elif await self.isLetThrough("MAIL"):
+            await super().smtp_MAIL(arg)
+
+    async def isLetThrough(self, verb):
+        isSpent = self.mails == self.server.mailsPerSession and verb == self.server.refusesAt
+        if isSpent:
+            await self.push("452 4.4.5 maximum number of messages per session exceeded")
+        return not isSpent
+
     async def smtp_DATA(self, arg):
+        if not await self.isLetThrough("DATA"):
+            return
+        self.mails += 1
         if self.server.refusesData:
             await self.push("451 try later")
         elif self.server.dropsData:
@@ -74,16 +95,20 @@ class MailServer(Controller):
 
     def __init__(self, tls=None, users=(), port=0):
         super().__init__(
-            self, hostname="127.0.0.1", port=port, tls_context=tls,
+            self, hostname="127.0.0.1", port=port, tls_context=tls, enable_SMTPUTF8=True,
             require_starttls=tls is not None,
             auth_required=bool(users), auth_require_tls=tls is not None,
             authenticator=self._authenticate if users else None)
         self.users = dict(users)
         self.isBusy = self.refusesData = self.dropsData = False
         self.refusesReset = self.dropsQuit = self.goes = False
+        self.goesAtMail = False
+        self.mailsPerSession = self.refusesAt = None
         self.resets = self.quits = 0
         self.dialogs = []
+        self.transports = []
         self.mails = []
+        self.thaw = None
 
     def _authenticate(self, server, session, envelope, mechanism, data):
         isRight = self.users.get(data.login.decode()) == data.password.decode()
@@ -126,16 +151,36 @@ class MailServer(Controller):
         for dialog in self.dialogs:
             self.run(how, dialog)
 
-    async def _stopListening(self):
-        self.server.close()
-        for _ in range(10):  # laps of the loop: what it has accepted becomes a dialog meanwhile
+    def freeze(self):
+        """Stand still, as a stopped process does: the kernel still accepts, nobody answers."""
+        self.thaw = Gate()
+        self.loop.call_soon_threadsafe(self.thaw)
+        self.thaw.awaitArrival()
+
+    async def _runOn(self, laps=10):
+        """Have the loop run: what it has accepted becomes a dialog, what was aborted is closed."""
+        for _ in range(laps):
             await asyncio.sleep(0)
+
+    async def _stopListening(self):
+        await self._runOn()  # asyncio forgets to close what it has accepted after the close
+        self.server.close()
+        await self._runOn()
+
+    async def _endTransports(self):
+        """End also those that wait for the peer's end of TLS."""
+        for transport in self.transports:
+            transport.abort()
+        await self._runOn()
 
     def stop(self):
         """Stop listening and end every connection, also one that is just being made."""
         if self._thread is not None:
+            if self.thaw is not None:
+                self.thaw.open()
             self.run(self._stopListening)
             self.endAll()
+            self.run(self._endTransports)
             super().stop()
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from queuepool import Pool, PoolTimeout
 from queuepool.smtp import Connection
-from tests.helpers import awaitTrue, checkClosed, checkWhole, runTogether, start
+from tests.helpers import PATIENCE, awaitTrue, checkClosed, checkWhole, runTogether, start
 from tests.smtp.conftest import Dialog
+from tests.smtp.test_smtp import MAIL
 
 
 @pytest.fixture
@@ -50,7 +51,14 @@ def test_a_server_gone_while_all_were_idle_costs_no_mail(serve, patientPool, how
     openAll(pool)
     server.endAll(how)
     awaitTrue(lambda: server.live == 0)
-    runTogether(*[lambda: send(pool)] * 5)
+    haveTaken = threading.Barrier(5)  # else one that is quick has its connection used by the next
+
+    def sendWithOthers():
+        with pool.take() as smtp:
+            haveTaken.wait(PATIENCE)
+            smtp.sendmail(*MAIL)
+
+    runTogether(*[sendWithOthers] * 5)
     assert len(server.mails) == 5
     assert pool.stats().openErrors == 0 and server.opens == 10
     checkWhole(pool)

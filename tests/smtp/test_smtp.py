@@ -5,6 +5,7 @@ import select
 import smtplib
 import socket
 import ssl
+import threading
 
 import pytest
 
@@ -99,6 +100,23 @@ def test_the_password_is_in_no_text(plainServer, makePool, caplog):
     connection = Connection("mail", "localhost", 25, USER, PASSWORD)
     for text in (repr(connection), str(connection), str(caught.value), caplog.text, repr(pool)):
         assert PASSWORD not in text
+
+
+def test_the_name_of_this_host_is_looked_up_once(plainServer, makePool, monkeypatch):
+    """Where the DNS does not answer, smtplib waits for it for seconds at each connection."""
+    askers = []  # the server, in its own thread, asks as well
+
+    def getfqdn():
+        askers.append(threading.current_thread())
+        return "this.example.org"
+
+    monkeypatch.setattr(socket, "getfqdn", getfqdn)
+    pool = makePool(plainServer, starttls=False)
+    for _ in range(2):
+        send(pool)
+        pool.invalidate()
+    assert askers.count(threading.current_thread()) == 1
+    assert [dialog.session.host_name for dialog in plainServer.dialogs] == ["this.example.org"] * 2
 
 
 # -- what fails while it opens
@@ -214,6 +232,17 @@ def test_421_said_to_an_idle_connection_is_heard(serve, serverContext, makePool,
     assert server.quits == 0, "a QUIT would be answered with what was said before"
 
 
+def test_451_said_to_an_idle_connection_before_its_end_is_heard(plainServer, makePool):
+    """Some servers end idle sessions with it instead of 421."""
+    pool = makePool(plainServer, starttls=False)
+    awaitWord = sendAndWatch(pool)
+    plainServer.run(plainServer.dialogs[0].say, "451 4.4.2 timeout, closing connection")
+    plainServer.endAll(Dialog.hangUp)
+    awaitWord()
+    assert send(pool) == {}
+    assert plainServer.opens == 2
+
+
 def test_421_that_came_with_the_last_reply_is_heard(plainServer, makePool):
     """It lies in the reader's buffer then, and the socket is not readable."""
     pool = makePool(plainServer, starttls=False)
@@ -326,6 +355,39 @@ def test_interruption_before_a_reply_closes(plainServer, makePool):
     assert plainServer.opens == 2
 
 
+# -- whether another attempt may help
+
+@pytest.mark.parametrize("error, isTransient", [
+    (smtplib.SMTPAuthenticationError(535, b"5.7.8 credentials invalid"), False),
+    (smtplib.SMTPAuthenticationError(534, b"5.7.9 mechanism too weak"), False),
+    (smtplib.SMTPAuthenticationError(454, b"4.7.0 temporary failure"), True),
+    (smtplib.SMTPConnectError(421, b"too many connections"), True),
+    (smtplib.SMTPConnectError(554, b"no service here"), False),
+    (smtplib.SMTPConnectError(-1, b""), True),
+    (smtplib.SMTPHeloError(550, b"who are you"), False),
+    (smtplib.SMTPResponseException(454, b"TLS not available"), True),
+    (smtplib.SMTPNotSupportedError("no STARTTLS"), False),
+    (smtplib.SMTPException("No suitable authentication method found."), False),
+    (smtplib.SMTPServerDisconnected("Connection unexpectedly closed"), True),
+    (ssl.SSLCertVerificationError("unknown authority"), False),
+    (ssl.SSLEOFError(), True),
+    (ConnectionRefusedError(), True),
+    (TimeoutError(), True),
+    (socket.gaierror(socket.EAI_NONAME, "not known yet, as a container that is starting"), True),
+    (UnicodeEncodeError("ascii", "\u00fc", 0, 1, "not ASCII"), False)])
+def test_what_another_attempt_cannot_mend_is_not_transient(error, isTransient):
+    assert Connection("mail", "localhost").isTransient(error) is isTransient
+
+
+def test_a_wrong_password_is_raised_at_once_although_openings_are_tried_again(
+        tlsServer, makePool, context):
+    pool = makePool(tlsServer, USER, "wrong", context=context)
+    pool.openRetryTime = PATIENCE
+    with pytest.raises(smtplib.SMTPAuthenticationError):
+        pool.take()
+    assert tlsServer.opens == 1
+
+
 # -- what a user leaves behind
 
 def test_half_done_mail_is_reset(plainServer, makePool):
@@ -371,6 +433,56 @@ def test_reset_on_a_dropped_link_closes(plainServer, makePool):
     assert send(pool) == {}
 
 
+@pytest.mark.parametrize("verb", ["MAIL", "DATA"])
+def test_connection_that_sent_its_number_of_mails_is_closed(plainServer, makePool, verb):
+    """The server refuses each further mail on it, whoever takes it, but stays connected."""
+    pool = makePool(plainServer, starttls=False)
+    plainServer.mailsPerSession = 2
+    plainServer.refusesAt = verb
+    with pool.take() as smtp:
+        for _ in range(2):
+            smtp.sendmail(*MAIL)
+        with pytest.raises(smtplib.SMTPResponseException) as caught:
+            smtp.sendmail(*MAIL)
+    assert caught.value.smtp_code == 452
+    assert pool.stats().open == 0
+    assert send(pool) == {}
+    assert plainServer.opens == 2
+    assert plainServer.quits == 1
+
+
+def test_421_in_the_middle_of_a_mail_that_the_user_handles_closes(plainServer, makePool):
+    pool = makePool(plainServer, starttls=False)
+    plainServer.goesAtMail = True
+    with pool.take() as smtp:
+        with pytest.raises(smtplib.SMTPSenderRefused):
+            smtp.sendmail(*MAIL)
+    assert pool.stats().open == 0
+    plainServer.goesAtMail = False
+    assert send(pool) == {}
+    assert plainServer.opens == 2
+
+
+def test_a_mail_with_utf8_addresses_leaves_no_encoding_behind(plainServer, makePool):
+    """smtplib would send the next one's raw bytes to a server that was told of no SMTPUTF8."""
+    pool = makePool(plainServer, starttls=False)
+    with pool.take() as smtp:
+        smtp.sendmail("gr\u00fc\u00dfe@example.org", *MAIL[1:], mail_options=["SMTPUTF8"])
+    with pytest.raises(UnicodeEncodeError):
+        with pool.take() as smtp:
+            smtp.sendmail("gr\u00fc\u00dfe@example.org", *MAIL[1:])
+    assert len(plainServer.mails) == 1
+
+
+def test_a_timeout_that_a_user_set_is_set_back(plainServer, makePool):
+    pool = makePool(plainServer, starttls=False, timeout=12.5)
+    with pool.take() as smtp:
+        smtp.sock.settimeout(0.001)
+    with pool.take() as smtp:
+        assert smtp.sock.gettimeout() == 12.5
+    assert plainServer.opens == 1
+
+
 def test_clean_connection_is_put_without_a_round_trip(plainServer, makePool):
     pool = makePool(plainServer, starttls=False)
     send(pool)
@@ -387,13 +499,14 @@ def test_connection_that_its_user_quit_is_reopened(plainServer, makePool):
 
 
 @pytest.mark.parametrize("what", [["file"], ["file", "sock"]])
-def test_connection_whose_insides_its_user_closed_is_reopened(plainServer, makePool, what):
+def test_connection_whose_insides_its_user_closed_is_reopened(plainServer, makePool, what, caplog):
     pool = makePool(plainServer, starttls=False)
     with pool.take() as smtp:
         for each in what:
             getattr(smtp, each).close()
     assert send(pool) == {}
     assert plainServer.opens == 2
+    assert caplog.records == []
 
 
 def test_connection_whose_server_says_that_it_goes_is_closed(plainServer, makePool):
@@ -434,10 +547,10 @@ def test_interrupted_quit_closes_the_socket(plainServer, monkeypatch):
     connection.open()
     sock = connection.resource.sock
 
-    def interrupt(self):
+    def interrupt(self, *args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(smtplib.SMTP, "quit", interrupt)
+    monkeypatch.setattr(smtplib.SMTP, "putcmd", interrupt)
     with pytest.raises(KeyboardInterrupt):
         connection.close()
     assert sock.fileno() == -1
