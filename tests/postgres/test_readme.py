@@ -1,19 +1,29 @@
-"""Every Python block of the README runs, in order, as its reader would run it."""
+"""The README is true: its examples run, and what it names is there. tests/recipes/ has the rest."""
 
+import ast
 import re
 import socket
 import threading
-from pathlib import Path
 
+import psycopg2
 import pytest
 
 from queuepool import Pool
+from tests.helpers import awaitTrue, start
+from tests.recipes import README, pythonBlocks
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = README.parent
+#: The headings of the examples that follow one another, as a reader types them.
+FIRST_STEPS = "Start", "Transactions", "Without a with block", "Your own resource", "gevent"
+#: What the README quotes of others: psycopg2, PostgreSQL, Python.
+FOREIGN_MESSAGES = {"connection already closed", "too many clients already"}
 
 
-def blocks():
-    return re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), re.M | re.S)
+def section(heading):
+    """Return the text under a heading, up to the next heading of the same level."""
+    marks, text = re.search(rf"^(#+) {re.escape(heading)}\n(.*)", README.read_text(
+        encoding="utf-8"), re.M | re.S).groups()
+    return re.split(rf"^{marks} ", text, flags=re.M)[0]
 
 
 @pytest.fixture
@@ -37,30 +47,124 @@ def echoPort():
         thread.join()
 
 
-def test_every_python_block_of_the_readme_runs(dsn, echoPort, tmp_path, monkeypatch, capsys):
-    pytest.importorskip("flask", reason="the README's recipe for Flask needs it")
+def test_the_first_steps_run_one_after_the_other(dsn, echoPort, monkeypatch, capsys):
     monkeypatch.setenv("DSN", dsn)
-    password = tmp_path / "password"
-    password.write_text("secret\n")
-    namespace = {"PORT": echoPort, "PASSWORD_FILE": str(password), "__name__": "readme"}
-    pools = {}
+    namespace = {"PORT": echoPort, "__name__": "readme"}
     try:
-        for number, block in enumerate(blocks()):
-            exec(compile(block, f"README.md, Python block {number}", "exec"), namespace)
-            pools.update((id(value), value) for value in namespace.values()
-                         if isinstance(value, Pool))
-        answer = namespace["app"].test_client().get("/answer")
-        assert answer.json == {"answer": 42}
+        for heading in FIRST_STEPS:
+            for block in pythonBlocks()[heading]:
+                exec(compile(block, f"README.md, {heading}", "exec"), namespace)
+        assert namespace["pool"].stats().taken == 0
     finally:
-        for pool in pools.values():
-            pool.close()
+        for value in namespace.values():
+            if isinstance(value, Pool):
+                value.close()
     assert capsys.readouterr().out == "42\n"
-    assert len(pools) == 4
+
+
+def test_every_python_block_is_run_by_a_test():
+    run = set(FIRST_STEPS)
+    for path in (ROOT / "tests" / "recipes").glob("test_*.py"):
+        run.update(node.value for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+                   if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    assert sorted(set(pythonBlocks()) - run) == []
 
 
 def test_every_test_that_the_readme_names_is_there():
     named = set(re.findall(r"`(test_\w+)`", README.read_text(encoding="utf-8")))
-    there = {name for path in README.parent.glob("tests/**/test_*.py")
+    there = {name for path in ROOT.glob("tests/**/test_*.py")
              for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.M)}
     assert named
     assert sorted(named - there) == []
+
+
+def test_every_promise_has_a_test():
+    rows = [row for row in re.findall(r"^\|.*\|$", section("Promises"), re.M)
+            if not re.match(r"\| (?:---|promise|fault|left behind)", row)]
+    assert len(rows) > 40
+    assert [row for row in rows if "`test_" not in row] == []
+
+
+def test_every_link_within_the_readme_leads_to_a_heading():
+    text = README.read_text(encoding="utf-8")
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.+)$", prose, re.M)
+    anchors = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+    assert len(anchors) == len(set(anchors))
+    links = re.findall(r"\]\(#([^)]*)\)", text)
+    assert sorted(set(links) - set(anchors)) == []
+    contents = text.partition("\n## ")[0]
+    assert sorted(re.findall(r"^## (.+)$", prose, re.M)) == sorted(
+        heading for heading, anchor in zip(headings, anchors)
+        if f"](#{anchor})" in contents and f"\n## {heading}\n" in text or heading == "License")
+
+
+def test_every_file_that_the_readme_links_to_is_there():
+    links = re.findall(r"\]\((?!#|https?:)([^)]*)\)", README.read_text(encoding="utf-8"))
+    assert links
+    assert [link for link in links if not (ROOT / link).is_file()] == []
+
+
+def test_every_message_that_the_readme_explains_is_one_of_the_packages():
+    told = {text for text in re.findall(r"`([^`]+)`", section("When something is wrong"))
+            if " " in text and not text.startswith("with ")}
+    assert FOREIGN_MESSAGES < told
+    messages = "\n".join(allStrings())
+    assert [text for text in sorted(told - FOREIGN_MESSAGES) if text not in messages] == []
+
+
+def allStrings():
+    """Yield every string of the package, and every piece between the braces of an f-string."""
+    for path in (ROOT / "queuepool").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+# -- what the table of what a put cleans says "no" of
+
+@pytest.fixture
+def ordinary(admin):
+    """A user who is no superuser, as that of an application, and may take another role."""
+    admin.query("do $$ begin create role ordinary login in role pg_monitor; "
+                "exception when duplicate_object then null; end $$")
+    return "ordinary"
+
+
+@pytest.mark.parametrize("leave, look", [
+    pytest.param(*each, id=each[0]) for each in [
+        ("set statement_timeout = 12345", "show statement_timeout"),
+        ("set search_path = nowhere", "show search_path"),
+        ("set timezone = 'Asia/Tokyo'", "show timezone"),
+        ("set names 'LATIN1'", "show client_encoding"),
+        ("set role pg_monitor", "select current_user"),
+        ("declare mine cursor with hold for select 1", "select count(*) from pg_cursors"),
+        ("create temp table mine as select 1", "select to_regclass('pg_temp.mine')"),
+        ("prepare mine as select 1", "select count(*) from pg_prepared_statements"),
+        ("select pg_advisory_lock(1)", "select count(*) from pg_locks "
+         "where locktype = 'advisory' and pid = pg_backend_pid()"),
+    ]])
+def test_what_a_put_does_not_clean_needs_a_discard(makePool, ordinary, leave, look):
+    for reset in None, "discard":
+        seen = []
+        with makePool(user=ordinary, reset=reset) as pool:
+            for use in None, leave, None:
+                with pool.take() as conn, conn, conn.cursor() as cur:
+                    cur.execute(look)
+                    seen.append(cur.fetchone()[0])
+                    if use:
+                        cur.execute(use)
+            assert pool.stats().opens == 1
+        assert (seen[2] == seen[0]) is (reset == "discard")
+
+
+def test_a_cancel_that_comes_late_hits_the_next_user(makePool, admin):
+    pool = makePool()
+    with pool.take() as conn:
+        pass
+    with pool.take() as conn, conn.cursor() as cur:
+        sleeping = start(cur.execute, "select pg_sleep(600)")
+        awaitTrue(lambda: admin.count(conn.get_backend_pid(), "active", "%pg_sleep%"))
+        conn.cancel()  # by a watchdog of the first user
+        with pytest.raises(psycopg2.errors.QueryCanceled):
+            sleeping.result()
