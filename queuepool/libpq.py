@@ -6,6 +6,7 @@ import difflib
 import errno
 import os
 import re
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -23,6 +24,9 @@ CONNECT_DEFAULTS: Mapping[str, object] = {
 
 #: Seconds. libpq counts connect_timeout in whole seconds, and takes a shorter one for this.
 LEAST_CONNECT_TIMEOUT = 2
+
+#: Seconds: libpq reads connect_timeout as a 32-bit integer of milliseconds.
+LONGEST_CONNECT_TIMEOUT = 2_000_000
 
 #: The arguments of psycopg2.connect that are callables themselves. Any other callable is called
 #: at each open, and returns the argument.
@@ -51,12 +55,16 @@ _PERMANENT = re.compile("|".join((
     "root certificate file .* does not exist")))
 
 #: Where libpq quotes a part of a DSN that it cannot read: it may be a password.
-_QUOTED_DSN = re.compile('(: |after )".*"', re.DOTALL)
+_QUOTED_DSN = re.compile('(: |after |option )".*"', re.DOTALL)
 
-#: Where libpq quotes a value that it cannot use, and what cannot be the name of a host: a wrong
-#: DSN may have led a part of the password there.
-_QUOTED_VALUE = re.compile(r'((?:invalid|malformed|missing|unexpected)[^"\n]*)"[^"\n]*"'
-                           r'|"[^"\n]*@[^"\n]*"')
+#: Where libpq or the server say that they cannot use a value, which they quote.
+_UNUSABLE = re.compile("(?:invalid|malformed|missing|unexpected).*")
+
+#: The quotes in that, but for names of settings.
+_QUOTED_VALUE = re.compile(r'((?:parameter|for connection option) "[^"\n]*")|"[^"\n]*"')
+
+#: What cannot be the name of a host: a wrong DSN may have led a part of the password there.
+_QUOTED_HOST = re.compile(r'(?<!role )(?<!user )"[^"\n]*@[^"\n]*"')
 
 #: How other pools call what these options do.
 _OTHER_NAMES = {
@@ -94,8 +102,11 @@ def buildDsn(name: str, dsn: str | Callable[[], str] | None) -> str:
 
 def withoutSecrets(text: str) -> str:
     """Return an error message of libpq without the values that it quotes from a wrong DSN."""
-    pattern = _QUOTED_DSN if text.startswith("invalid dsn") else _QUOTED_VALUE
-    return pattern.sub(r'\1"..."', text)
+    if text.startswith("invalid dsn"):
+        return _QUOTED_DSN.sub(r'\1"..."', text)
+    text = _UNUSABLE.sub(lambda unusable: _QUOTED_VALUE.sub(
+        lambda quoted: quoted[1] or '"..."', unusable[0]), text)
+    return _QUOTED_HOST.sub('"..."', text)
 
 
 def isPermanent(text: str) -> bool:
@@ -108,19 +119,22 @@ def connectTimeout(
         dsn: str | None, options: Mapping[str, Any], seconds: float | None) -> int | None:
     """Return the connect_timeout with which a connect takes at most about so many seconds.
 
-    It holds for each host, so that several hosts share the time. It is not longer than the one
-    that DSN, options or environment set. None is no limit.
+    It holds for each host, so several hosts share the seconds. A shorter one that the DSN, the
+    options or the environment set stays. None is no limit, also in ``seconds``.
     """
-    given = {**parse_dsn(dsn or ""), **options}
-    limits = []
+    given = {**parse_dsn(dsn or ""),
+             **{name: value for name, value in options.items() if value is not None}}
+    own = given.get("connect_timeout") or os.environ.get("PGCONNECT_TIMEOUT") or 0
     try:
-        limits.append(int(given.get("connect_timeout") or os.environ["PGCONNECT_TIMEOUT"]))
-    except (KeyError, ValueError):  # there is none, or libpq refuses it in its own words
-        pass
-    if seconds is not None:
-        hosts = str(given.get("host") or given.get("hostaddr") or "").count(",") + 1
-        limits.append(max(LEAST_CONNECT_TIMEOUT, int(seconds / hosts)))
-    return min((limit for limit in limits if limit > 0), default=None)
+        timeout = int(own)
+    except ValueError:  # libpq refuses it in its own words
+        return None
+    if seconds is not None and seconds < threading.TIMEOUT_MAX:
+        hosts = next((given[name] for name in ("host", "hostaddr") if given.get(name)), None) or (
+            os.environ.get("PGHOST") or os.environ.get("PGHOSTADDR") or "")
+        share = max(LEAST_CONNECT_TIMEOUT, int(seconds / (str(hosts).count(",") + 1)))
+        timeout = min(timeout, share) if timeout > 0 else min(share, LONGEST_CONNECT_TIMEOUT)
+    return timeout if timeout > 0 else None
 
 
 def checkOptions(options: Iterable[str], known: Iterable[str]) -> None:

@@ -61,9 +61,9 @@ from queuepool.core.idle import IdleQueue
 from queuepool.core.keeper import Keeper, twinOf
 from queuepool.core.leaks import Taker, threadLocal
 from queuepool.core.limits import Limits, checkInteger, checkLimit, checkSeconds, describe
-from queuepool.core.log import Log
+from queuepool.core.log import Log, brief
 from queuepool.core.recycler import Recycler
-from queuepool.core.slot import NEVER, NOWHERE, Ledger, Place
+from queuepool.core.slot import NEVER, NOWHERE, Ledger, Place, Slot
 from queuepool.elsewhere import Elsewhere
 from queuepool.errors import PoolBusy, PoolClosed, PoolError, PoolTimeout, TakeBusy, TakeTimeout
 from queuepool.resource import Resource, ResourceManager, checkInit, checkNew, join
@@ -163,6 +163,8 @@ class Pool(Generic[R]):
         #: A put that a subclass defines is called at the end of a with block.
         self._overridesPut = type(self).put is not Pool.put
         self._recycler = Recycler(self, self._log)
+        #: In a child process: the slots of what was checked out during the fork.
+        self._inheritedSlots: list[Slot] = []
         self._begin(capacity)
         fork.remember(self)
 
@@ -237,6 +239,7 @@ class Pool(Generic[R]):
                 slot = resource._slot
             if self.leakTrace:
                 slot.trace = "".join(traceback.format_stack(sys._getframe(1)))
+            slot.timeout = None
             slot.takes += 1
             slot.takenAt = then
             slot.place = TAKEN
@@ -339,21 +342,33 @@ class Pool(Generic[R]):
         if self._factory is None and not self._queue.members:
             self._log.warning("a take waits, but nothing was put into the pool yet, and it has "
                               "no factory")
+        hasWaited = True
         try:
             return self._queue.waitFor(
-                call, self._look, call.deadline - startedAt, self._pause, self.maxWaiting)
+                call, self._look, call.deadline - startedAt, self._pause,
+                None if self.maxWaiting is None else self._longestLine)
         except Full:
-            raise self._timeoutError(
-                call, f"it would have to wait, but maxWaiting ({self.maxWaiting}) threads wait "
-                f"already; it gave up", self.busyError) from None
+            hasWaited = False
         finally:
             call.now = self.clock()
-            if call.resource is not None:
+            if not hasWaited:
+                pass
+            elif call.resource is not None:
                 call.resource._slot.countWait(call.now - startedAt)
             else:  # counted in a slot that nobody else writes
                 slot = self._ledger.issue()
                 slot.countWait(call.now - startedAt)
                 self._ledger.keep(slot)
+        raise self._timeoutError(
+            call, f"it would have to wait, but maxWaiting ({self.maxWaiting}) threads wait "
+            f"already; it gave up", self.busyError)
+
+    def _longestLine(self) -> int:
+        """Return how many may wait: maxWaiting, and those who are about to get something."""
+        queue = self._queue
+        free = (len(queue.open) + len(queue.returned) if self._breaker.isTripped
+                else self._keeper.countIdle())
+        return (self.maxWaiting or 0) + free
 
     def _look(self, call: Call) -> bool:
         """Pick the best that is there; return False if there is nothing.
@@ -404,8 +419,8 @@ class Pool(Generic[R]):
         except Exception as error:
             if not self.openRetryTime or not self._hooks.isTransient(call.resource, error):
                 raise
-            self._log.warning("opening %r failed, it is tried again: %s: %s", call.resource.name,
-                              type(error).__name__, next(iter(str(error).splitlines()), ""))
+            self._log.warning(
+                "opening %r failed, it is tried again: %s", call.resource.name, brief(error))
             breaker.noteFailure(error, outer)
             call.now = self.clock()
             return False
@@ -560,7 +575,7 @@ class Pool(Generic[R]):
             checkInit(self, thing)
             return thing
         if thing is not None:
-            for slot in list(self._queue.members):
+            for slot in [*self._queue.members, *self._inheritedSlots]:
                 resource = slot.ref()
                 if resource is not None and resource.hasOpen(thing):
                     return resource
@@ -634,7 +649,8 @@ class Pool(Generic[R]):
                 raise self._closedError()
             if not call.mayRunAnotherHook():
                 raise self._timeoutError(call, f"{self._keeper.countOpen()} were opened")
-            if not self._keeper.openOne():
+            if not self._keeper.openOne(
+                    None if call.deadline == NEVER else call.deadline - call.now):
                 if self._breaker.isTripped:
                     raise self._timeoutError(call, f"{self._keeper.countOpen()} were opened")
                 break  # what is closed is in the hands of other calls
@@ -745,7 +761,7 @@ class Pool(Generic[R]):
         self._begin(old.maxsize)
         if old.isShutDown:
             self._queue.shutdown()
-        fork.disownAll(old, self._disown, isSeeded=self._factory is None)
+        self._inheritedSlots = fork.disownAll(old, self._disown, isSeeded=self._factory is None)
         if interval is not None and not self.closed:
             self.startRecycler(interval)
 

@@ -12,7 +12,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,7 +34,7 @@ from psycopg2.extensions import (STATUS_READY, TRANSACTION_STATUS_ACTIVE, TRANSA
 
 from queuepool.libpq import (FACTORIES, UNREACHED, buildDsn, checkOptions, connectTimeout,
                              isPermanent, withoutSecrets)
-from queuepool.session import Session, commit, execute, localState
+from queuepool.session import Session, commit, execute
 
 IsolationLevel = int | str | None
 ServerState = bool | str | None
@@ -47,9 +47,6 @@ logger = logging.getLogger("queuepool")
 #: its errors do not invalidate the others. Without this rule a server that stays read-only would
 #: have all its connections replaced at every write.
 FRESH_TIME = 1.0
-
-#: Seconds between two attempts to end a connect that takes too long: libpq tries the next host.
-END_AGAIN_TIME = 0.1
 
 
 class PoolTimeout(errors.PoolTimeout, psycopg2.OperationalError):
@@ -157,15 +154,9 @@ class Connection(Resource):
         raise. If no server in service was reached, all that the pool opened before is invalidated.
         Sends no statement of its own, unless ``autocommit`` comes with other settings.
         """
-        pool = self.pool
-        generation = pool and pool.generation
-        startedAt = pool.clock() if pool else 0.0
-        try:
-            conn = self.resource = self._connect()
-        except psycopg2.OperationalError as error:
-            if UNREACHED.search(str(error)):
-                self._invalidate(generation, startedAt)
-            raise
+        self._hasConnected = False
+        conn = self.resource = self._connect()
+        self._hasConnected = True
         raw = self._raw = _unwrap(conn)
         self.handOut(conn)
         self._poll = _poller(raw.fileno())
@@ -173,23 +164,32 @@ class Connection(Resource):
         super().open()
 
     def _connect(self) -> connection:
+        pool = self.pool
+        generation = pool and pool.generation
+        startedAt = pool.clock() if pool else 0.0
         args = [value() if number == 0 and callable(value) else value
                 for number, value in enumerate(self._args)]
         kwargs = {key: value() if callable(value) and key not in FACTORIES else value
                   for key, value in self._kwargs.items()}
+        isCut = False
         try:
-            timeout = connectTimeout(
-                args[0] if args else kwargs.get("dsn"), kwargs, self.timeLeft)
+            dsn = args[0] if args else kwargs.get("dsn")
+            timeout = connectTimeout(dsn, kwargs, self.timeLeft)
             if timeout is not None:
+                isCut = timeout != connectTimeout(dsn, kwargs, None)
                 kwargs["connect_timeout"] = timeout
                 if get_wait_callback() is not None:
                     _watch(args, kwargs, timeout)
             conn: connection = psycopg2.connect(*args, **kwargs)
         except psycopg2.Error as error:
             text = withoutSecrets(str(error))
-            if text == str(error):
-                raise
-            raise type(error)(text) from None
+            if text != str(error):
+                error.args = (text,)
+            # One that only had too little time says nothing about what is open already.
+            if isinstance(error, psycopg2.OperationalError) and UNREACHED.search(text) and not (
+                    isCut and "timeout expired" in text):
+                self._invalidate(generation, startedAt)
+            raise
         return conn
 
     def _setUp(self) -> None:
@@ -201,11 +201,12 @@ class Connection(Resource):
     def isTransient(self, error: Exception) -> bool:
         """Return False for what a server or libpq refuses for good, such as a wrong password.
 
-        It is recognised by the English text: psycopg2 has no SQLSTATE for a failed connect.
+        It is recognised by the English text: psycopg2 has no SQLSTATE for a failed connect. What
+        ``configure`` raises is transient only if it is psycopg2's OperationalError.
         """
         if isinstance(error, psycopg2.OperationalError):
             return not isPermanent(str(error))
-        return not isinstance(error, psycopg2.Error) or isinstance(error, psycopg2.InterfaceError)
+        return not self._hasConnected and not isinstance(error, psycopg2.Error)
 
     def hasOpen(self, thing: object) -> bool:
         """Tell whether it is this connection, or what an agent has wrapped around it."""
@@ -217,20 +218,20 @@ class Connection(Resource):
         super().abandon()
 
     def close(self) -> None:
-        """Close the connection. Never waits for a statement that another thread runs on it."""
+        """Close the connection. Never waits for a statement that another thread runs on it.
+
+        That one fails then, and its connection is closed by psycopg2, in the thread it runs in.
+        """
         conn, raw, self.resource, self._raw = self.resource, self._raw, None, None
         try:
             if raw is None:  # what connect returned was no connection
                 if conn is not None:
                     conn.close()
             elif not raw.closed:
-                isBusy = raw.get_transaction_status() == TRANSACTION_STATUS_ACTIVE
-                if isBusy:
-                    with _duplicate(raw) as link:
-                        _shutDown(link)
-                # Under a wait callback close() would wait for the greenlet whose statement it is,
-                # and that one for the thread. Its statement fails now, and closes the connection.
-                if not isBusy or get_wait_callback() is None:
+                # close() would wait for the statement, or free what a COPY is using.
+                if raw.get_transaction_status() == TRANSACTION_STATUS_ACTIVE:
+                    _shutDown(raw.fileno())
+                else:
                     raw.close()
         finally:
             super().close()
@@ -260,12 +261,7 @@ class Connection(Resource):
         wasIdleLong = (self.pingTime is not None and idleTime is not None
                        and idleTime > self.pingTime)
         if wasIdleLong or hasToAsk:
-            answers = self._answers(raw)
-            if not answers:
-                self.close()
-                # A notice is about the end of this one connection only.
-                if wasIdleLong and answers is False:
-                    self._invalidate(self.generation)
+            self._ping(raw, wasIdleLong)
 
     def putRepair(self) -> None:
         """Undo what its user left behind, and do what ``reset`` says.
@@ -294,6 +290,7 @@ class Connection(Resource):
     def _clean(self, raw: connection) -> bool:
         """Undo what its user left behind. Return False if it cannot be used again."""
         session = self._session
+        wasDirty = False
         # A closed connection's status is UNKNOWN. After a COMMIT by hand the server is idle, but
         # psycopg2 believes that it is in a transaction, and would not send the next BEGIN.
         status = raw.get_transaction_status()
@@ -305,16 +302,14 @@ class Connection(Resource):
                 return False
             session.rollBack()
             self._tellRolledBack(status)
-            if session.isEntered():
-                logger.warning(
-                    "pool %s: %r was put while somebody is in a block of 'with conn', such as a "
-                    "generator that has not ended; it is closed, because the end of that block "
-                    "would end the transaction of another user", self.pool, self.name)
-                return False
-        session.leaveBlock()
-        if localState(raw) != session.state:
-            session.restore()
-        if raw.get_parameter_status("is_superuser") != session.isSuperuser:
+            wasDirty = True
+        if not session.restore(wasDirty):
+            logger.warning(
+                "pool %s: %r was put while somebody is in a block of 'with conn', such as a "
+                "generator that has not ended; it is closed, because the end of that block would "
+                "end the transaction of another user", self.pool, self.name)
+            return False
+        if session.hasOtherRights():
             self._discard()
         return True
 
@@ -344,31 +339,36 @@ class Connection(Resource):
         hasNotices, raw.notices = bool(raw.notices), sink
         return hasNotices or self._session.hearsOthers()
 
-    def _answers(self, raw: connection) -> bool | None:
-        """Ask the server, and tell whether it answered within pingTimeout seconds.
+    def _ping(self, raw: connection, wasIdleLong: bool) -> None:
+        """Ask the server. If it does not answer in time, close this one, and all older ones.
 
-        None is not known: the take had less time than that, or no thread could be started. libpq
-        has no timeout for an answer, so another thread shuts the socket down.
+        Those stay open if nothing is known of the server: the take had less time than pingTimeout,
+        or no thread could be started, or only a notice was the reason to ask. libpq has no timeout
+        for an answer, so another thread shuts the socket down.
         """
         timeLeft = self.timeLeft
         isCut = timeLeft is not None and timeLeft < self.pingTimeout
-        seconds = timeLeft if isCut else self.pingTimeout
+        seconds: Any = timeLeft if isCut else self.pingTimeout
         session = self._session
         hasToForget = session.hearsOthers()
+        isSilent = wasIdleLong
         try:
-            with _duplicate(raw) as link, timeLimit(
-                    seconds, partial(_shutDown, link)) as limit:  # type: ignore[arg-type]
-                try:
-                    # SHOW takes no snapshot: a deferrable transaction would have to wait for one.
-                    execute(raw, session.unlistenOthers if hasToForget else "SHOW server_version")
-                    commit(raw)
-                except psycopg2.Error:
-                    return None if isCut and limit.isOver else False
-        except RuntimeError:
-            return None
-        if hasToForget:
-            session.forgetOthers()
-        return not limit.isOver
+            with timeLimit(seconds, partial(_shutDown, raw.fileno())) as limit:
+                # SHOW takes no snapshot: a deferrable transaction would have to wait for one.
+                execute(raw, session.unlistenOthers if hasToForget else "SHOW server_version")
+                commit(raw)
+            if not limit.isOver:
+                if hasToForget:
+                    session.forgetOthers()
+                return
+            isSilent = wasIdleLong and not isCut
+        except psycopg2.Error:
+            isSilent = wasIdleLong and not (isCut and limit.isOver)
+        except RuntimeError:  # no thread can be started
+            isSilent = False
+        self.close()
+        if isSilent:
+            self._invalidate(self.generation)
 
     def _invalidate(self, generation: object, newerThan: float | None = None) -> None:
         """Invalidate what the pool opened in this generation, unless somebody has done so.
@@ -446,22 +446,21 @@ def _unwrap(conn: Any) -> Any:
     return inner
 
 
-def _watch(args: list[Any], kwargs: dict[str, Any], seconds: float) -> None:
-    """Have a connect end after so many seconds for each host.
+def _watch(args: list[Any], kwargs: dict[str, Any], seconds: int) -> None:
+    """Have a connect end after so many seconds, as libpq does without a wait callback.
 
-    Under a wait callback libpq has no connect_timeout. Only a factory that is a class can be
-    watched: the connection has to exist before it connects.
+    With one libpq has no connect_timeout. Only a factory that is a class can be watched: the
+    connection has to exist before it connects. Of several hosts the next one is tried if libpq
+    goes on to it, and gets the same time.
     """
-    factory = kwargs.pop("connection_factory", None) or (args[1:2] or [None])[0] or connection
-    kwargs["connection_factory"] = factory
-    del args[1:2]
+    factory = (args[1] if len(args) > 1 else kwargs.get("connection_factory")) or connection
     if not isinstance(factory, type):
         return
 
     def end(conn: Any) -> float:
-        with contextlib.suppress(OSError, psycopg2.Error), _duplicate(conn) as link:
-            _shutDown(link)
-        return END_AGAIN_TIME
+        with contextlib.suppress(psycopg2.Error):
+            _shutDown(conn.fileno())
+        return seconds
 
     def connect(dsn: str, **options: Any) -> Any:
         conn = factory.__new__(factory, dsn, **options)
@@ -479,7 +478,10 @@ def _watch(args: list[Any], kwargs: dict[str, Any], seconds: float) -> None:
                 raise
         return conn
 
-    kwargs["connection_factory"] = connect
+    if len(args) > 1:
+        args[1] = connect
+    else:
+        kwargs["connection_factory"] = connect
 
 
 def _poller(fileno: int) -> Callable[[int], list[Any]]:
@@ -491,17 +493,14 @@ def _poller(fileno: int) -> Callable[[int], list[Any]]:
     return poller.poll
 
 
-@contextlib.contextmanager
-def _duplicate(conn: connection) -> Iterator[socket.socket]:
-    """Return a second socket object on the connection; closing it leaves the connection alone."""
-    with socket.socket(fileno=socket.dup(conn.fileno())) as link:
-        yield link
-
-
-def _shutDown(link: socket.socket) -> None:
-    """End the connection; a thread that waits for an answer on it fails at once."""
+def _shutDown(fileno: int) -> None:
+    """End a connection; a thread that waits for an answer on it fails at once."""
     with contextlib.suppress(OSError):
-        link.shutdown(socket.SHUT_RDWR)
+        link = socket.socket(fileno=fileno)
+        try:
+            link.shutdown(socket.SHUT_RDWR)
+        finally:
+            link.detach()  # the descriptor is the connection's
 
 
 def _checkSeconds(rule: str, value: object) -> None:

@@ -15,7 +15,7 @@ from queuepool.core.idle import IdleQueue
 from queuepool.core.keeper import Keeper
 from queuepool.core.leaks import currentTaker
 from queuepool.core.limits import describe
-from queuepool.core.slot import NOWHERE, Place, Slot
+from queuepool.core.slot import NEVER, NOWHERE, Place, Slot
 from queuepool.elsewhere import Elsewhere
 from queuepool.errors import PoolError
 from queuepool.stats import Reason
@@ -215,7 +215,7 @@ class Resource:
             if timeout is None:
                 return None
         rest: float = slot.since + timeout - pool.clock()
-        return max(LEAST_HOOK_TIME, rest)
+        return None if rest == NEVER else max(LEAST_HOOK_TIME, rest)
 
     @property
     def takeTrace(self) -> str | None:

@@ -7,15 +7,14 @@ from functools import partial
 from operator import attrgetter
 from typing import Any
 
-from psycopg2 import ProgrammingError
-from psycopg2.extensions import (STATUS_READY, TRANSACTION_STATUS_IDLE, connection, cursor,
-                                 quote_ident)
+from psycopg2 import Error, ProgrammingError
+from psycopg2.extensions import (STATUS_READY, TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INERROR,
+                                 connection, cursor, quote_ident)
 
-#: What a user may change of a connection without the server. Notices and notifications of one
-#: user are not for the next one.
-localState = attrgetter(
-    "isolation_level", "readonly", "deferrable", "autocommit", "cursor_factory", "encoding",
-    "string_types", "binary_types", "notices", "notifies")
+from queuepool.errors import PoolError
+
+#: The settings of psycopg2's set_session, and the client encoding.
+_settings = attrgetter("isolation_level", "readonly", "deferrable", "autocommit", "encoding")
 
 
 class Session:
@@ -29,35 +28,37 @@ class Session:
                  configure: Callable[[Any], object] | None) -> None:
         """Set it up: make the settings of ``set_session``, call ``configure`` and commit."""
         self._raw = raw
-        #: Forgets that somebody entered a block of ``with conn`` and did not leave it.
-        self.leaveBlock = partial(connection.__exit__, raw, Exception, None, None)
+        self._enterBlock = partial(connection.__enter__, raw)
+        self._leaveBlock = partial(connection.__exit__, raw, Exception, None, None)
+        #: Whether to leave a block calls no code of the user's.
+        self._mayLeave = type(raw).rollback is connection.rollback
         if raw.status != STATUS_READY:  # left by a connection_factory
             commit(raw)
-        raw.set_session(**settings)
+        if any(value is not None for value in settings.values()):
+            raw.set_session(**settings)
         channels: list[str] = []
+        raw.notices, raw.notifies = [], []
         if configure is not None:
-            raw.notices, raw.notifies = [], []
             configure(conn)
+            if raw.get_transaction_status() == TRANSACTION_STATUS_INERROR:
+                raise PoolError("configure left a transaction in which a statement has failed, so "
+                                "what it did would be rolled back")
             commit(raw)
-            # A name: for text configure may have registered a typecaster.
-            channels = execute(raw, "SELECT pg_listening_channels()::name")
-            commit(raw)
-        #: What configure listens to. In one transaction nothing of it is missed.
+            self._leaveBlock()
+            channels = _listeningChannels(raw)
+        #: What configure listens to.
         self._channels = frozenset(channels)
+        #: In one transaction, so that no notification for configure's channels is missed.
         self.unlistenOthers = "; ".join(
             ["UNLISTEN *", *(f"LISTEN {quote_ident(channel, raw)}" for channel in channels)])
-        #: Those of configure, or None: a new list for each user.
+        #: The objects of configure that collect them, or None: each user gets an empty list.
         self._notices, self._notifies = (None if type(sink) is list else sink
                                          for sink in (raw.notices, raw.notifies))
         self._emptySinks()
-        state = localState(raw)
-        self._settings = state[:4]
-        self._cursorFactory, self._encoding = state[4:6]
-        self._stringTypes, self._binaryTypes = map(dict, state[6:8])
-        #: To be compared with ``localState(raw)``.
-        self.state = (*state[:6], self._stringTypes, self._binaryTypes,
-                      self._notices or [], self._notifies or [])
-        self.isSuperuser = raw.get_parameter_status("is_superuser")
+        self._settings = _settings(raw)
+        self._cursorFactory = raw.cursor_factory
+        self._stringTypes, self._binaryTypes = dict(raw.string_types), dict(raw.binary_types)
+        self._isSuperuser = raw.get_parameter_status("is_superuser")
         self._wasReadOnly = self._isReadOnly()
 
     # -- what its user left behind
@@ -70,36 +71,53 @@ class Session:
             # A BEGIN by hand under autocommit: psycopg2 does not know of it.
             execute(raw, "ROLLBACK")
 
-    def isEntered(self) -> bool:
-        """Tell whether somebody is still in a block of ``with conn``. If not, then we are now."""
-        try:
-            connection.__enter__(self._raw)
-        except ProgrammingError:
-            return True
-        return False
+    def restore(self, wasDirty: bool) -> bool:
+        """Set back what its user changed of psycopg2's connection. Send nothing if it is clean.
 
-    def restore(self) -> None:
-        """Set back what its user changed of psycopg2's connection."""
+        Return False if somebody is still in a block of ``with conn``: he would end the transaction
+        of the next user. A ``rollback`` of a user's own class is called only if the connection
+        ``wasDirty``: without calling it such a block cannot be looked for.
+        """
         raw = self._raw
-        level, readonly, deferrable, autocommit = self._settings
-        (*settings, factory, encoding, stringTypes, binaryTypes, _, _) = localState(raw)
-        if settings != [*self._settings]:
+        if self._mayLeave or wasDirty:
+            try:
+                self._enterBlock()
+            except ProgrammingError:  # it cannot be entered twice
+                return False
+            self._leaveBlock()
+        if _settings(raw) != self._settings:
+            self._restoreSettings()
+        if raw.cursor_factory is not self._cursorFactory:
+            raw.cursor_factory = self._cursorFactory
+        if raw.string_types or raw.binary_types or self._stringTypes or self._binaryTypes:
+            _restoreTypes(raw.string_types, self._stringTypes)
+            _restoreTypes(raw.binary_types, self._binaryTypes)
+        notices, notifies = raw.notices, raw.notifies
+        if (notices is not self._notices and (notices or type(notices) is not list)
+                or notifies is not self._notifies and (notifies or type(notifies) is not list)):
+            self._restoreSinks()
+        return True
+
+    def hasOtherRights(self) -> bool:
+        """Tell whether the server reports other rights, as after SET ROLE by a superuser."""
+        return bool(self._raw.get_parameter_status("is_superuser") != self._isSuperuser)
+
+    def _restoreSettings(self) -> None:
+        raw = self._raw
+        level, readonly, deferrable, autocommit, encoding = self._settings
+        if _settings(raw)[:4] != self._settings[:4]:
             raw.set_session(
                 isolation_level="default" if level is None else level,
                 readonly="default" if readonly is None else readonly,
                 deferrable="default" if deferrable is None else deferrable,
                 autocommit=autocommit)
-        if factory is not self._cursorFactory:
-            raw.cursor_factory = self._cursorFactory
-        if encoding != self._encoding:
-            raw.set_client_encoding(self._encoding)
-        for types, own in (stringTypes, self._stringTypes), (binaryTypes, self._binaryTypes):
-            if types != own:
-                types.clear()
-                types.update(own)
+        if raw.encoding != encoding:
+            raw.set_client_encoding(encoding)
+
+    def _restoreSinks(self) -> None:
         if self.hearsOthers():
-            execute(raw, self.unlistenOthers)
-            commit(raw)
+            execute(self._raw, self.unlistenOthers)
+            commit(self._raw)
         self._emptySinks()
 
     def hearsOthers(self) -> bool:
@@ -145,11 +163,34 @@ class Session:
                 "read-only", "standby", "prefer-standby"):
             return True
         # Reported since PostgreSQL 14. Before that it is not known, so the answer is no.
-        states = [raw.get_parameter_status(name)
-                  for name in ("in_hot_standby", "default_transaction_read_only")]
-        if states == ["off", "off"]:
-            return True  # SET TRANSACTION READ ONLY
-        return states == ["off", "on"] and self._wasReadOnly  # a setting of role or database
+        isStandby = raw.get_parameter_status("in_hot_standby") != "off"
+        default = raw.get_parameter_status("default_transaction_read_only")
+        if isStandby or default is None:
+            return False
+        # With "off" it is SET TRANSACTION READ ONLY, with "on" from the start a setting of the
+        # role or of the database.
+        return default == "off" or self._wasReadOnly
+
+
+def _listeningChannels(raw: connection) -> list[str]:
+    """Return what the session listens to."""
+    try:
+        # A name: for text configure may have registered a typecaster.
+        channels: list[str] = execute(raw, "SELECT pg_listening_channels()::name")
+    except Error:  # such as of a server that speaks PostgreSQL's protocol only
+        if raw.closed:
+            raise
+        raw.rollback()
+        return []
+    commit(raw)
+    return channels
+
+
+def _restoreTypes(types: dict[int, Any], own: dict[int, Any]) -> None:
+    """Restore typecasters. Two of them may be equal, but only itself is the same."""
+    if len(types) != len(own) or any(types.get(oid) is not own[oid] for oid in own):
+        types.clear()
+        types.update(own)
 
 
 def commit(raw: connection) -> None:

@@ -9,9 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-
-#: Seconds after which the thread ends if there is nothing to watch.
-LINGER_TIME = 60.0
+from queue import Empty, SimpleQueue
 
 
 class Limit:
@@ -19,7 +17,7 @@ class Limit:
 
     def __init__(self, action: Callable[[], float | None]) -> None:
         self._action: Callable[[], float | None] | None = action
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer may call end in the watchdog's own thread
         #: Whether the time was over before the call was.
         self.isOver = False
 
@@ -41,15 +39,21 @@ class Limit:
             self._action = None
 
 
+#: An instant of time.monotonic(), a number in the order of arrival, and a limit.
+_Entry = tuple[float, int, Limit]
+
+
 class Watchdog:
-    """Runs actions when time limits are over. Its thread runs only while there are some."""
+    """Runs actions when time limits are over, in a daemon thread that starts with the first.
+
+    There is no lock that a signal handler could leave locked: the limits go to the thread through
+    a SimpleQueue.
+    """
 
     def __init__(self) -> None:
-        self._condition = threading.Condition()
-        #: A heap of instants of time.monotonic(), numbers in the order of arrival, and limits.
-        self._limits: list[tuple[float, int, Limit]] = []
+        self._arrivals: SimpleQueue[_Entry] = SimpleQueue()
         self._numbers = itertools.count()
-        self._isRunning = False
+        self._thread: threading.Thread | None = None
 
     @contextlib.contextmanager
     def limit(self, seconds: float, action: Callable[[], float | None]) -> Iterator[Limit]:
@@ -61,36 +65,31 @@ class Watchdog:
         """
         limit = Limit(action)
         try:
-            with self._condition:
-                self._add(seconds, limit)
-                if not self._isRunning:
-                    threading.Thread(
-                        target=self._run, name="queuepool watchdog", daemon=True).start()
-                    self._isRunning = True
-                self._condition.notify()
+            thread = self._thread
+            if thread is None or not thread.is_alive():
+                # Two may be started at once: then they share the work.
+                thread = threading.Thread(
+                    target=_run, args=(self._arrivals,), name="queuepool watchdog", daemon=True)
+                thread.start()
+                self._thread = thread
+            self._arrivals.put((time.monotonic() + seconds, next(self._numbers), limit))
             yield limit
         finally:
             limit.end()
 
-    def _add(self, seconds: float, limit: Limit) -> None:
-        heapq.heappush(self._limits, (time.monotonic() + seconds, next(self._numbers), limit))
 
-    def _run(self) -> None:
-        while True:
-            with self._condition:
-                while not self._limits:
-                    if not self._condition.wait(LINGER_TIME) and not self._limits:
-                        self._isRunning = False
-                        return
-                rest = self._limits[0][0] - time.monotonic()
-                if rest > 0.0:
-                    self._condition.wait(rest)
-                    continue
-                limit = heapq.heappop(self._limits)[-1]
-            again = limit.expire()
-            if again is not None:
-                with self._condition:
-                    self._add(again, limit)
+def _run(arrivals: SimpleQueue[_Entry]) -> None:
+    entries: list[_Entry] = []
+    while True:
+        rest = entries[0][0] - time.monotonic() if entries else threading.TIMEOUT_MAX
+        if rest > 0.0:
+            with contextlib.suppress(Empty):
+                heapq.heappush(entries, arrivals.get(timeout=min(rest, threading.TIMEOUT_MAX)))
+            continue
+        _, number, limit = heapq.heappop(entries)
+        again = limit.expire()
+        if again is not None:
+            heapq.heappush(entries, (time.monotonic() + again, number, limit))
 
 
 _watchdog = Watchdog()

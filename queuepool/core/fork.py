@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from queuepool.core.idle import IdleQueue
 from queuepool.core.leaks import currentTaker
 from queuepool.core.log import Log
-from queuepool.core.slot import Place
+from queuepool.core.slot import Place, Slot
 
 
 class Forkable(Protocol):
@@ -32,12 +32,14 @@ def remember(pool: Forkable) -> None:
     _pools[id(pool)] = pool
 
 
-def disownAll(old: IdleQueue, disown: Callable[[Any], None], isSeeded: bool) -> None:
+def disownAll(old: IdleQueue, disown: Callable[[Any], None], isSeeded: bool) -> list[Slot]:
     """Call ``disown`` for each resource of the parent's queue that nobody uses in this child.
 
-    Of the parent's threads only the one that forked is here. What it has, checked out or in the
-    hands of a pool call whose hook forked, it may still put. Under gevent all greenlets go on.
+    Returns the slots of what may still be put here. Of the parent's threads only the one that
+    forked is here. What it has, checked out or in the hands of a pool call whose hook forked, it
+    may still put. Under gevent all greenlets go on.
     """
+    inherited = []
     areThreads = get_ident() in sys._current_frames()  # not greenlets
     for slot in list(old.members):
         slot.askToCheck()  # whatever comes back has to be noticed as the parent's
@@ -46,6 +48,7 @@ def disownAll(old: IdleQueue, disown: Callable[[Any], None], isSeeded: bool) -> 
             not areThreads or slot.takenBy is currentTaker())
         if mayComeBack:
             slot.queue = None  # it belongs to no queue of this process
+            inherited.append(slot)
         # What a thread of the parent has checked out may be in the middle of a statement, so not
         # even abandon is called for it, unless a seeded pool needs the resource itself.
         elif resource is not None and (isSeeded or slot.place is not Place.TAKEN):
@@ -53,6 +56,7 @@ def disownAll(old: IdleQueue, disown: Callable[[Any], None], isSeeded: bool) -> 
     old.open.clear()
     old.closed.clear()
     old.returned.clear()
+    return inherited
 
 
 def _startAllAfresh() -> None:

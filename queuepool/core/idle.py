@@ -231,22 +231,27 @@ class IdleQueue(queue.LifoQueue[Any]):
 
     def waitFor(self, call: Call, look: Callable[[Call], bool], seconds: float,
                 pause: Callable[[Call], tuple[float, float]],
-                longest: int | None = None) -> bool:
+                longest: Callable[[], int] | None = None) -> bool:
         """Stand in line until ``look(call)``, called when it is this thread's turn, returns True.
 
         Return False if that took more than so many seconds. ``pause(call)`` tells after how many
         seconds to look again though nobody calls ``notify``, and after how many to give up.
-        Raise queue.Full if ``longest`` wait already, unless this thread had its turn before.
+        Raise queue.Full if ``longest()`` wait already, unless this thread had its turn before.
         """
         until = monotonic() + seconds
         waiters = self.waiters
         waiter = Waiter()
         place = ref(waiter)
         isOver = False
+        if call.isFirst:
+            longest = None
+        if longest is not None and len(waiters) >= longest():
+            raise queue.Full
         try:
             (waiters.appendleft if call.isFirst else waiters.append)(place)
-            if longest is not None and not call.isFirst and not any(
-                    each is place for each in _copy(waiters)[:longest]):
+            # Others may have come in the same instant: the first ones stay.
+            if longest is not None and not any(
+                    each is place for each in _copy(waiters)[:longest()]):
                 raise queue.Full
             while True:
                 try:

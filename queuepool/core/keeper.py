@@ -290,10 +290,10 @@ class Keeper:
         except Exception:
             return False
 
-    def openOne(self) -> bool:
+    def openOne(self, seconds: float | None = None) -> bool:
         """Open a closed resource, or one built for it. Return False if there is none.
 
-        Raises what its ``open`` raises.
+        Raises what its ``open`` raises. ``seconds`` is its ``timeLeft``.
         """
         with self._holding() as call:
             name = "a new resource"
@@ -303,6 +303,8 @@ class Keeper:
                     return False
                 name = repr(call.resource.name)
                 self._hold(call)
+                call.resource._slot.since = self._clock()
+                call.resource._slot.timeout = seconds
                 if not self._breaker.admits(call.resource._slot):
                     return False
                 self._hooks.open(call.resource)

@@ -4,6 +4,19 @@ from __future__ import annotations
 
 import logging
 
+#: How much of the text of an exception is told where there is one line for it.
+BRIEF = 200
+
+
+def brief(error: BaseException) -> str:
+    """Return the class of an exception and the first line of its text."""
+    try:
+        text = next(iter(str(error).splitlines()), "")
+    except Exception:  # a __str__ that fails
+        text = "(it has no text)"
+    return f"{type(error).__name__}: {text[:BRIEF]}"
+
+
 logger = logging.getLogger("queuepool")
 logger.addHandler(logging.NullHandler())
 

@@ -70,7 +70,7 @@ ENDS = pytest.mark.parametrize("end", [terminate, restart, killAndStart, crash])
 @ENDS
 def test_ends_of_idle_connections_are_not_noticed_by_any_user(
         frailPool, server, end, monkeypatch):
-    monkeypatch.setattr(Connection, "_answers", None)  # asks the server: not to be called
+    monkeypatch.setattr(Connection, "_ping", None)  # asks the server: not to be called
     pool = frailPool()
     old = takeAll(pool)
     end(server)

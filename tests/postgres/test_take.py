@@ -86,7 +86,7 @@ def test_opening_sends_no_statement_by_default(makePool, wire, wireDsn):
 
 def test_a_connection_ended_by_the_server_is_replaced_without_asking(
         makePool, admin, monkeypatch):
-    monkeypatch.setattr(Connection, "_answers", None)  # not to be called
+    monkeypatch.setattr(Connection, "_ping", None)  # not to be called
     pool = makePool()
     with pool.take() as conn:
         ask(conn)
