@@ -417,10 +417,15 @@ class Connection(Resource):
 
 
 def _addReason(error: psycopg2.Error, reason: str) -> None:
-    """Add to an error of psycopg2 what the server said when it ended the connection."""
+    """Add to an error of psycopg2 what the server said when it ended the connection.
+
+    Not to one that may be of something else, such as a connect to another server.
+    """
     text = str(error).strip()
-    if reason and reason not in text:
-        error.args = (reason if text in reason else f"{text}: {reason}",)
+    if text and text in reason:  # the last line of it
+        error.args = (reason,)
+    elif reason and reason not in text and isinstance(error, psycopg2.InterfaceError):
+        error.args = (f"{text}: {reason}",)
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -159,6 +159,31 @@ def test_the_users_own_exception_stays_as_it_is(makePool, admin):
     checkWhole(pool)
 
 
+def failToTake(other, dsn):
+    other.take(timeout=0)
+
+
+def failToConnect(other, dsn):
+    psycopg2.connect(dsn, dbname="nowhere")
+
+
+def failInAnother(other, dsn):
+    with contextlib.closing(psycopg2.connect(dsn)) as conn:
+        run(conn, "select 1/0")
+
+
+@pytest.mark.parametrize("fail", [failToTake, failToConnect, failInAnother])
+def test_the_reason_is_added_to_no_error_of_something_else(makePool, admin, dsn, fail):
+    pool, other = makePool(), makePool()
+    with other.take(), pytest.raises(psycopg2.Error) as caught, pool.take() as conn:
+        admin.terminate(conn.info.backend_pid)
+        with contextlib.suppress(psycopg2.Error):
+            run(conn, "select 1")
+        fail(other, dsn)
+    assert REASON not in str(caught.value)
+    checkWhole(pool)
+
+
 # -- transactions that a put rolled back
 
 ROLLED_BACK = "in the middle of a transaction, which was rolled back"
