@@ -1,6 +1,7 @@
 """A pool of PostgreSQL connections, opened with psycopg2.
 
-Only this module and ``queuepool.libpq`` import the driver; ``queuepool`` itself does not.
+Only this module and those that it is made of (``queuepool.libpq``, ``queuepool.session``) import
+the driver; ``queuepool`` itself does not.
 """
 
 from __future__ import annotations
@@ -157,7 +158,8 @@ class Connection(Resource):
         Blocks as long as ``psycopg2.connect``, which gets as its connect_timeout what the take has
         left, in whole seconds and at least 2. Raises what that, ``set_session`` and ``configure``
         raise. If no server in service was reached, all that the pool opened before is invalidated.
-        Sends no statement of its own, unless ``autocommit`` comes with other settings.
+        Sends no statement of its own, unless ``autocommit`` comes with other settings; after
+        ``configure`` it asks what that listens to.
         """
         conn = self.resource = self._connect()
         self._isSettingUp = True

@@ -7,7 +7,7 @@ import socket
 import ssl
 import time
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 from queuepool.elsewhere import Elsewhere
 from queuepool.resource import Resource
@@ -22,7 +22,8 @@ RESET_TIME = 1.0
 LEAST_OPEN_TIME = 2.0
 
 #: The pools whose last QUIT got no answer in time, until one of their connections can be opened.
-_unanswered: WeakSet[Any] = WeakSet()
+#: By id: what users define to compare pools does not matter.
+_unanswered: WeakValueDictionary[int, Any] = WeakValueDictionary()
 
 
 class Session(smtplib.SMTP):
@@ -206,7 +207,7 @@ class Connection(Resource):
         self._localName = smtp.local_hostname
         smtp.endDeadline()
         if self.pool is not None:
-            _unanswered.discard(self.pool)
+            _unanswered.pop(id(self.pool), None)
         self.handOut(smtp)
         super().open()
 
@@ -221,14 +222,14 @@ class Connection(Resource):
         try:
             # Otherwise a QUIT would be text of a mail, or get the reply of another command.
             if smtp.isReady and not smtp.leave(self._quitTime) and self.pool is not None:
-                _unanswered.add(self.pool)
+                _unanswered[id(self.pool)] = self.pool
         finally:
             smtp.close()
             super().close()
 
     @property
     def _quitTime(self) -> float:
-        if self.pool is not None and self.pool in _unanswered:
+        if id(self.pool) in _unanswered:
             return 0.0
         left = self.timeLeft
         return min(QUIT_TIME, QUIT_TIME if self.timeout is None else self.timeout,

@@ -9,13 +9,13 @@ import contextlib
 import logging
 import ssl
 from typing import TYPE_CHECKING, Any, Self
-from weakref import WeakKeyDictionary
+from weakref import ref
 
 from queuepool.elsewhere import Elsewhere
 from queuepool.smtp import Connection
 
-#: The pools that were warned; each with a value of its own, which tells who came first.
-_warned: WeakKeyDictionary[Any, object] = WeakKeyDictionary()
+#: The pools that were warned, by id: what users define to compare pools does not matter.
+_warned: dict[int, ref[Any]] = {}
 
 
 class ConnectionManager(Connection):
@@ -50,8 +50,10 @@ class ConnectionManager(Connection):
 
     def _warn(self) -> None:
         pool = self if self.pool is None else self.pool
-        mark = object()
-        if _warned.setdefault(pool, mark) is mark:
+        key = id(pool)
+        # Each is an object of its own, which tells who came first.
+        mark = ref(pool, lambda _: _warned.pop(key, None))
+        if _warned.setdefault(key, mark) is mark:
             with contextlib.suppress(Exception):  # a handler that fails fails no open
                 logging.getLogger("queuepool").warning(
                     "pool %s: the certificate of the mail server %s is not verified, so anybody "

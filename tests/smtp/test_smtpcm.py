@@ -171,6 +171,19 @@ def test_a_handler_of_logging_that_fails_fails_no_take(tlsServer):
         logging.getLogger("queuepool").removeHandler(handler)
 
 
+def test_pools_that_are_equal_and_cannot_be_hashed_warn_as_well(tlsServer, caplog):
+    class Equal(qp.Pool):
+        def __eq__(self, other):
+            return True
+
+    for name in "one", "two":
+        with Equal(name, 1) as pool:
+            pool.put(smtpcm.ConnectionManager(name, tlsServer.hostname, tlsServer.port))
+            openAll(pool)
+            assert pool.stats().openErrors == pool.stats().closeErrors == 0
+    assert [text[:9] for text in warnings(caplog)] == ["pool one:", "pool two:"]
+
+
 def test_a_pool_that_warned_is_not_kept(tlsServer):
     with poolOf(tlsServer) as pool:
         openAll(pool)
