@@ -1,0 +1,40 @@
+"""Whether nobody can ever be served, because all holders wait themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from queuepool.core.idle import IdleQueue
+from queuepool.core.slot import Place
+
+#: Seconds that a take waits before it looks whether it waits for ever.
+DEADLOCK_TIME = 1.0
+
+
+def findKnot(queue: IdleQueue) -> list[Any] | None:
+    """Return who holds what if all of them wait, in this queue or in others that they need.
+
+    None if anybody else may put something. Nothing is locked: two passes have to find the same.
+    """
+    knot = _look(queue)
+    return knot if knot is not None and knot == _look(queue) else None
+
+
+def _look(queue: IdleQueue) -> list[Any] | None:
+    found: list[Any] = []
+    seen = set()
+    pending = [queue]
+    while pending:
+        queue = pending.pop()
+        if id(queue) in seen:
+            continue
+        seen.add(id(queue))
+        if queue.hasRoom or queue.isShutDown:  # somebody may seed it, or is told that it ended
+            return None
+        for slot in list(queue.members):
+            waits = slot.takenBy.waits if slot.place is Place.TAKEN else None
+            if waits is None or slot.takenBy.hasEnded:
+                return None
+            found.append((slot, slot.takes, waits))
+            pending.append(waits[0])
+    return found
