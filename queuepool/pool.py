@@ -66,7 +66,7 @@ from queuepool.core.leaks import Taker, threadLocal
 from queuepool.core.limits import Limits, checkInteger, checkLimit, checkSeconds, describe
 from queuepool.core.log import Log, brief
 from queuepool.core.recycler import Recycler
-from queuepool.core.slot import NEVER, NOWHERE, Ledger, Place, Slot, noCounts
+from queuepool.core.slot import NEVER, NO_COUNTS, NOWHERE, Ledger, Place, Slot
 from queuepool.elsewhere import Elsewhere
 from queuepool.errors import (PoolBusy, PoolClosed, PoolDeadlock, PoolError, PoolTimeout, TakeBusy,
                               TakeDeadlock, TakeTimeout, poolError)
@@ -499,7 +499,9 @@ class Pool(Generic[R]):
             if own:
                 message += f"; this thread already has {own[0]!r}"
         if report.lastError is not None and (error is not None or verdict is Verdict.CANNOT_OPEN):
-            message += f"; the last attempt to open one failed with {report.lastError}"
+            # Not its text, which may say a secret: that is in the cause, and in the report.
+            message += (f"; the last attempt to open one failed with "
+                        f"{report.lastError.partition(':')[0]}")
         timeout = (kind or self.timeoutError)(f"{message} [queuepool:{verdict}]")
         timeout.report = report
         if error is not None:
@@ -579,7 +581,7 @@ class Pool(Generic[R]):
             if slot.isLong:
                 counts = slot.useCounts
                 if counts is None:
-                    counts = slot.useCounts = noCounts()
+                    counts = slot.useCounts = NO_COUNTS.copy()
                 counts[bisect_left(BOUNDS, used)] += 1
             if resource._isOpen is (slot.openedAt is None):  # its user closed or opened it
                 self._hooks.countMissed(resource)

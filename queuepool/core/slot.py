@@ -11,6 +11,9 @@ from typing import Any
 
 from queuepool.stats import BOUNDS, Histogram, Reason
 
+#: The counts of a Histogram of nothing; to be copied.
+NO_COUNTS = [0] * (len(BOUNDS) + 1)
+
 NEVER = float("inf")
 PAST = float("-inf")
 
@@ -108,7 +111,7 @@ class Slot:
         self.openMax = max(self.openMax, seconds)
         counts = self.openCounts
         if counts is None:
-            counts = self.openCounts = noCounts()
+            counts = self.openCounts = NO_COUNTS.copy()
         counts[bisect_left(BOUNDS, seconds)] += 1
 
     def countWait(self, seconds: float) -> None:
@@ -118,13 +121,8 @@ class Slot:
         self.waitMax = max(self.waitMax, seconds)
         counts = self.waitCounts
         if counts is None:
-            counts = self.waitCounts = noCounts()
+            counts = self.waitCounts = NO_COUNTS.copy()
         counts[bisect_left(BOUNDS, seconds)] += 1
-
-
-def noCounts() -> list[int]:
-    """Return the counts of a Histogram of nothing."""
-    return [0] * (len(BOUNDS) + 1)
 
 
 class Ledger:
@@ -158,7 +156,7 @@ class Ledger:
 
     def histogram(self, what: str) -> Histogram:
         """Return the histogram of "wait", "open" or "use" over all slots."""
-        total = noCounts()
+        total = NO_COUNTS.copy()
         for slot in self._slots.copy():
             for number, count in enumerate(getattr(slot, what + "Counts") or ()):
                 total[number] += count
