@@ -1,20 +1,25 @@
 """The README is true: its examples run, and what it names is there. tests/recipes/ has the rest."""
 
 import ast
+import logging
+import os
 import re
+import signal
 import socket
 import threading
 
 import psycopg2
 import pytest
 
-from queuepool import Pool
+from queuepool import Pool, PoolTimeout
 from tests.helpers import awaitTrue, start
 from tests.recipes import README, pythonBlocks
 
 ROOT = README.parent
 #: The headings of the examples that follow one another, as a reader types them.
 FIRST_STEPS = "Start", "Transactions", "Without a with block", "Your own resource", "gevent"
+#: The headings of the examples that look into a pool.
+LOOKS = "The report", "From outside the process", "Logging"
 #: What the README quotes of others: psycopg2, PostgreSQL, Python.
 FOREIGN_MESSAGES = {"connection already closed", "too many clients already"}
 
@@ -62,8 +67,36 @@ def test_the_first_steps_run_one_after_the_other(dsn, echoPort, monkeypatch, cap
     assert capsys.readouterr().out == "42\n"
 
 
+@pytest.fixture
+def unchanged():
+    """Set back what the examples change for the whole process."""
+    logger = logging.getLogger("queuepool")
+    level, handler = logger.level, signal.getsignal(signal.SIGUSR1)
+    yield
+    logger.setLevel(level)
+    signal.signal(signal.SIGUSR1, handler)
+
+
+def test_a_stuck_pool_can_be_looked_into(makePool, unchanged, capfd):
+    pool = makePool(1, maxWaiting=0)
+    held = start(pool.take).result()
+    reports, signals, logs = ("".join(pythonBlocks()[heading]) for heading in LOOKS)
+    with pytest.raises(PoolTimeout):
+        exec(reports, {"pool": pool})
+    verdict, _, report = capfd.readouterr().out.partition("\n")
+    assert verdict == "exhausted"
+    exec(signals)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    dumped = capfd.readouterr().err
+    for text in report, dumped:
+        assert f"pool {pool.name!r}: exhausted\n  capacity 1, checked out 1" in text
+    exec(logs)
+    assert logging.getLogger("queuepool").level == logging.INFO
+    pool.put(held)
+
+
 def test_every_python_block_is_run_by_a_test():
-    run = set(FIRST_STEPS)
+    run = {*FIRST_STEPS, *LOOKS}
     for path in (ROOT / "tests" / "recipes").glob("test_*.py"):
         run.update(node.value for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
                    if isinstance(node, ast.Constant) and isinstance(node.value, str))
