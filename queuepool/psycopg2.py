@@ -43,6 +43,9 @@ Reset = Literal["discard"] | Callable[[connection], object] | None
 
 logger = logging.getLogger("queuepool")
 
+#: The ``closed`` of a connection that was not closed by this program.
+LOST = 2
+
 #: Seconds. A connection younger than this leads to the server to which a new one would lead, so
 #: its errors do not invalidate the others. Without this rule a server that stays read-only would
 #: have all its connections replaced at every write.
@@ -313,7 +316,7 @@ class Connection(Resource):
                 "generator that has not ended; it is closed, because the end of that block would "
                 "end the transaction of another user [queuepool:in-block]", self.pool, self.name)
             return False
-        if session.hasOtherRights():
+        if raw.get_parameter_status("is_superuser") != session.isSuperuser:
             self._discard()
         return True
 
@@ -400,8 +403,8 @@ class Connection(Resource):
         """Invalidate all others of the pool if the error, or one behind it, tells of a fail-over.
 
         That is 25006: the server has become read-only, and a new connection may lead to another.
-        Connections that a server has ended are noticed one by one, without a round trip. If
-        psycopg2's "connection already closed" hides why it is closed, the reason is added to it.
+        Connections that a server has ended are noticed one by one, without a round trip. psycopg2
+        does not tell what the server said at the end, so that is added to the text of the error.
         """
         raw = self._raw
         if raw is None:
@@ -411,11 +414,22 @@ class Connection(Resource):
         if any(each.pgcode == "25006" for each in ours) and not (
                 self._session.isReadOnlyByChoice()):
             self._invalidateOlder()
-        if raw.closed and isinstance(error, psycopg2.InterfaceError):
-            reasons = [str(each).strip() for each in ours[1:]
-                       if isinstance(each, psycopg2.OperationalError)]
-            if reasons and reasons[0] not in str(error):
-                error.args = (f"{error}: {reasons[0]}",)
+        if raw.closed == LOST:
+            reason = (raw.info.error_message or "").strip()
+            for each in ours:
+                _addReason(each, reason)
+
+
+def _addReason(error: psycopg2.Error, reason: str) -> None:
+    """Add to an error of psycopg2 what the server said when it ended the connection.
+
+    Not to one that may be of something else, such as a connect to another server.
+    """
+    text = str(error).strip()
+    if text and text in reason:  # the last line of it
+        error.args = (reason,)
+    elif reason and reason not in text and isinstance(error, psycopg2.InterfaceError):
+        error.args = (f"{text}: {reason}",)
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -201,10 +201,10 @@ class Resource:
 
     @property
     def timeLeft(self) -> float | None:
-        """The seconds that the take has left that runs a hook now; None if there is no limit.
+        """The seconds that the take, or warm, has left that runs a hook now; None: no limit.
 
         For hooks: what may block can be given this as its own time limit. It is never less than
-        0.05. In hooks that no take runs, such as putRepair, it is None.
+        0.05. In hooks that neither runs, such as putRepair, it is None.
         """
         slot, pool = self._slot, self._pool
         timeout = slot.timeout

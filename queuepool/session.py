@@ -59,7 +59,8 @@ class Session:
         self._settings = _settings(raw)
         self._cursorFactory = raw.cursor_factory
         self._stringTypes, self._binaryTypes = dict(raw.string_types), dict(raw.binary_types)
-        self._isSuperuser = raw.get_parameter_status("is_superuser")
+        #: What the server reports unasked. It changes with the rights, as by SET ROLE.
+        self.isSuperuser = raw.get_parameter_status("is_superuser")
         self._wasReadOnly = self._isReadOnly()
 
     # -- what its user left behind
@@ -98,10 +99,6 @@ class Session:
                 or notifies is not self._notifies and (notifies or type(notifies) is not list)):
             self._restoreSinks()
         return True
-
-    def hasOtherRights(self) -> bool:
-        """Tell whether the server reports other rights, as after SET ROLE by a superuser."""
-        return bool(self._raw.get_parameter_status("is_superuser") != self._isSuperuser)
 
     def _restoreSettings(self) -> None:
         raw = self._raw

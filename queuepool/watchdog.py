@@ -82,14 +82,18 @@ def _run(arrivals: SimpleQueue[_Entry]) -> None:
     entries: list[_Entry] = []
     while True:
         rest = entries[0][0] - time.monotonic() if entries else threading.TIMEOUT_MAX
-        if rest > 0.0:
-            with contextlib.suppress(Empty):
-                heapq.heappush(entries, arrivals.get(timeout=min(rest, threading.TIMEOUT_MAX)))
+        try:
+            # All that has arrived is looked at before anything expires.
+            heapq.heappush(entries, arrivals.get(
+                timeout=max(0.0, min(rest, threading.TIMEOUT_MAX))))
             continue
-        _, number, limit = heapq.heappop(entries)
-        again = limit.expire()
-        if again is not None:
-            heapq.heappush(entries, (time.monotonic() + again, number, limit))
+        except Empty:
+            pass
+        if entries and entries[0][0] <= time.monotonic():
+            _, number, limit = heapq.heappop(entries)
+            again = limit.expire()
+            if again is not None:
+                heapq.heappush(entries, (time.monotonic() + again, number, limit))
 
 
 _watchdog = Watchdog()
