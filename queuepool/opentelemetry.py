@@ -61,21 +61,17 @@ def observe(pool: Pool[Any], meter_provider: MeterProvider | None = None) -> Non
         # What was made before the global provider was set works with that one now.
         observer = _default if provider is current else None
         if observer is None:
-            reference = _observers.get(provider)
-            observer = None if reference is None else reference()
+            observer = _observers.get(provider)
         if observer is None:
-            observer = _Observer(provider)
-            _observers[provider] = weakref.ref(observer)
+            observer = _observers[provider] = _Observer(provider)
         if provider is current:
             _default = observer
         observer.add(pool)
 
 
-#: Guards both. An SDK ignores what is registered twice, so there is one observer for a provider,
-#: which lives as long as that one has its callbacks.
+#: Guards both. An SDK ignores what is registered twice, so there is one observer for a provider.
 _lock = threading.Lock()
-_observers: weakref.WeakKeyDictionary[MeterProvider, weakref.ref[_Observer]] = (
-    weakref.WeakKeyDictionary())
+_observers: weakref.WeakKeyDictionary[MeterProvider, _Observer] = weakref.WeakKeyDictionary()
 _default: _Observer | None = None
 
 

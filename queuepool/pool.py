@@ -321,7 +321,8 @@ class Pool(Generic[R]):
                 call.isFirst = True
             self._find(call)
             if not (call.resource._isOpen or call.mayRunAnotherHook()):
-                raise self._timeoutError(call, f"{call.resource.name!r} was not ready")
+                raise self._timeoutError(call, f"{call.resource.name!r} was not ready",
+                                         verdict=Verdict.CANNOT_OPEN)
             call.now = self._check(
                 call.resource, taker, call.now, max(0.0, call.deadline - call.now))
             if call.resource._isOpen:
@@ -434,15 +435,18 @@ class Pool(Generic[R]):
         if knot != self._toldKnot:
             self._toldKnot = knot
             self._log.warning(
-                "nested", "all that is checked out is held by threads that wait for another one "
-                "themselves: nobody can be served before one of them gives up, unless it has "
-                "handed what it took to another thread", details=str(self.report()))
+                "nested", "deadlock: all that is checked out is held by threads that wait for "
+                "another resource themselves, so nobody is served until one of them gives up. Do "
+                "not take while you hold one, or take from several pools in the same order "
+                "everywhere. (It is no deadlock if a thread handed on what it took)",
+                details=str(self.report()))
 
     def _opens(self, call: Call) -> bool:
         """Open what is in hand. Return False if another one is better, or if that failed."""
         queue, breaker = self._queue, self._breaker
         if not call.mayRunAnotherHook():
-            raise self._timeoutError(call, f"{call.resource.name!r} was not ready")
+            raise self._timeoutError(call, f"{call.resource.name!r} was not ready",
+                                     verdict=Verdict.CANNOT_OPEN)
         if queue.hasSurplus or queue.isShutDown:
             return False
         if queue.open and not self._keeper.isNextDue(call.now):
@@ -475,13 +479,16 @@ class Pool(Generic[R]):
         error = self._breaker.error
         limit = ("no timeout" if call.deadline == NEVER
                  else f"timeout {call.deadline - call.startedAt:g} s")
+        if error is not None:
+            what = "nothing could be opened" if verdict is None else what
+            limit += f", openRetryTime {self.openRetryTime:g} s"
         taker = leaks.currentTaker()
         before, taker.waits = taker.waits, (self._queue, self.name, call)  # as it did just now
         try:
             report = self.report()
         finally:
             taker.waits = before
-        verdict = verdict or report.verdict or Verdict.CANNOT_OPEN
+        verdict = verdict or report.verdict or Verdict.EXHAUSTED
         report = report._replace(verdict=verdict)
         message = (f"pool {self.name!r}: {what} in {self.clock() - call.startedAt:.3f} s "
                    f"({limit}): {self._situation()}")
@@ -498,7 +505,7 @@ class Pool(Generic[R]):
                    if held.place is TAKEN and held.takenBy is taker]
             if own:
                 message += f"; this thread already has {own[0]!r}"
-        if report.lastError is not None and (error is not None or verdict is Verdict.CANNOT_OPEN):
+        if report.lastError is not None and self._hooks.isFailing:
             # Not its text, which may say a secret: that is in the cause, and in the report.
             message += (f"; the last attempt to open one failed with "
                         f"{report.lastError.partition(':')[0]}")
@@ -546,10 +553,11 @@ class Pool(Generic[R]):
             if slot.place is TAKEN:
                 self._takeBack(resource, error, self.clock())
 
-    def _takeBack(self, resource: Any, error: BaseException | None, now: float) -> None:
+    def _takeBack(self, resource: Any, error: BaseException | None, now: float,
+                  isUse: bool = True) -> None:
         """Return a resource the long way: close it if it is due, clean it, and release it.
 
-        ``error`` is what the with block of its user raised.
+        ``error`` is what the with block of its user raised. It was no use if the resource is new.
         """
         slot = resource._slot
         if slot.place is not TAKEN:
@@ -578,7 +586,7 @@ class Pool(Generic[R]):
             slot.useTime += used
             slot.useMax = used if used > slot.useMax else slot.useMax
             slot.lastUsedAt = now
-            if slot.isLong:
+            if slot.isLong and isUse:
                 counts = slot.useCounts
                 if counts is None:
                     counts = slot.useCounts = NO_COUNTS.copy()
@@ -670,7 +678,7 @@ class Pool(Generic[R]):
         except BaseException:
             self._keeper.detach(resource, slot)
             raise
-        self._takeBack(resource, None, now)
+        self._takeBack(resource, None, now, isUse=False)
 
     # -- the whole pool
 
@@ -899,6 +907,8 @@ class Pool(Generic[R]):
             return None
         if self._keeper.countIdle():
             return Verdict.CANNOT_OPEN if self._breaker.isTripped else None
+        if not queue.countTaken():  # all are in the hands of an open, or of another hook
+            return Verdict.CANNOT_OPEN
         return Verdict.EXHAUSTED if findKnot(queue) is None else Verdict.NESTED
 
     def _situation(self) -> str:

@@ -98,6 +98,15 @@ _FAMILIES = (
 #: A row for each family.
 _Rows = list[_Row]
 
+_GAUGES = {family.name for family in _FAMILIES if family.kind == "gauge"}
+
+
+def _rowsOf(pool: Pool[Any]) -> tuple[str, _Rows]:
+    """Return the name of a pool, as it can be written, and its rows."""
+    stats = pool.stats()
+    return (pool.name.encode(errors="backslashreplace").decode(),  # a surrogate has no UTF-8
+            [family.read(stats) for family in _FAMILIES])
+
 
 class _Totals:
     """Sums over pools of one name. While a pool of that name is there, no counter falls."""
@@ -117,15 +126,11 @@ class _Totals:
             self._ended.clear()
         current = {}
         for pool in pools:
-            stats = pool.stats()
-            # A lone surrogate could not be written.
-            name = pool.name.encode(errors="backslashreplace").decode()
-            current[id(pool)] = (weakref.ref(pool), name,
-                                 [family.read(stats) for family in _FAMILIES])
+            current[id(pool)] = (weakref.ref(pool), *_rowsOf(pool))
         for reference, name, rows in self._last.values():
             if reference() is None:
                 _add(self._ended.setdefault(name, []), [
-                    {} if family.kind == "gauge" else row
+                    {} if family.name in _GAUGES else row
                     for family, row in zip(_FAMILIES, rows)])
         self._last = current
         names = dict.fromkeys(name for _, name, _ in current.values())
@@ -207,8 +212,8 @@ def _metric(family: _Family) -> Any:
 
 # -- multiprocess mode
 
-#: Guards all that is below, and the totals. Held during a fork: so no thread of the parent is
-#: in the middle of a write, with a lock of prometheus_client that the child could never get.
+#: Guards the writer, and the totals of all Collectors. Held during a fork: so no thread of the
+#: parent is in the middle of a write, with a lock of prometheus_client that the child never gets.
 _lock = threading.RLock()
 
 
@@ -225,9 +230,10 @@ class _Writer:
         self._hasFailed = False
         self._hasEnded = False
         self._pid = os.getpid()
-        self._totals = _Totals()
+        #: What was written of each pool, by its id, a row for each family.
+        self._written: dict[int, tuple[weakref.ref[Any], _Rows]] = {}
+        #: By family, pool and label.
         self._values: dict[tuple[str, str, str], Any] = {}
-        self._written: dict[tuple[str, str, str], float] = {}
 
     def add(self, collector: Collector) -> None:
         """Write the metrics of this Collector as well, as long as it is there."""
@@ -266,41 +272,36 @@ class _Writer:
             if self._hasEnded:
                 return
             self._hasEnded = atExit
-            if self._pid != os.getpid():
+            if self._pid != os.getpid():  # a child, where all pools start at zero
                 self._pid = os.getpid()
                 self._written.clear()
+            self._written = {key: each for key, each in self._written.items()
+                             if each[0]() is not None}
+            gauges = dict.fromkeys((key for key in self._values if key[0] in _GAUGES), 0.0)
             pools = {id(pool): pool for each in list(self._collectors) for pool in each.pools()}
-            totals = self._totals.read(pools.values())
-            for name, rows in totals.items():
-                # The master of gunicorn has a pool, too, that it does not use.
-                isUsed = any(any(row.values()) for family, row in zip(_FAMILIES, rows)
-                             if family is not _CAPACITY)
-                for family, row in zip(_FAMILIES, rows):
-                    for label, number in row.items():
-                        if family.kind == "gauge" and (atExit or not isUsed):
-                            number = 0
-                        self._set(family, name, label, number)
-            self._clear(set(totals))
+            for pool in pools.values():
+                self._writePool(pool, gauges)
+            for key, number in gauges.items():
+                self._values[key].set(0 if atExit else number)
 
-    def _set(self, family: _Family, name: str, label: str, number: float) -> None:
-        key = family.name, name, label
-        value = self._values.get(key)
-        if value is None:
-            value = self._values[key] = _value(family, name, label)
-        if family.kind == "gauge":
-            value.set(number)
-            return
-        value.inc(number - self._written.get(key, 0))
-        self._written[key] = number
-
-    def _clear(self, names: set[str]) -> None:
-        """Set the gauges of pools that have ended to 0. Another one of that name starts at 0."""
-        gauges = {family.name for family in _FAMILIES if family.kind == "gauge"}
-        for key in [key for key in self._values if key[1] not in names]:
-            value = self._values.pop(key)
-            self._written.pop(key, None)
-            if key[0] in gauges:
-                value.set(0)
+    def _writePool(self, pool: Pool[Any], gauges: dict[tuple[str, str, str], float]) -> None:
+        name, rows = _rowsOf(pool)
+        # The master of gunicorn has a pool, too, that it does not use.
+        isUsed = any(any(row.values()) for family, row in zip(_FAMILIES, rows)
+                     if family is not _CAPACITY)
+        _, written = self._written.setdefault(
+            id(pool), (weakref.ref(pool), [{} for _ in _FAMILIES]))
+        for family, row, before in zip(_FAMILIES, rows, written):
+            for label, number in row.items():
+                key = family.name, name, label
+                value = self._values.get(key)
+                if value is None:
+                    value = self._values[key] = _value(family, name, label)
+                if family.name in _GAUGES:
+                    gauges[key] = gauges.get(key, 0) + (number if isUsed else 0)
+                else:
+                    value.inc(number - before.get(label, 0))
+                    before[label] = number
 
 
 def _value(family: _Family, name: str, label: str) -> Any:

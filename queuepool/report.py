@@ -5,7 +5,9 @@ from __future__ import annotations
 import enum
 import linecache
 import os
-from collections.abc import Iterator
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 #: How many holders str(report) shows; what is longest checked out comes first.
@@ -16,6 +18,8 @@ WIDTH = 80
 _OWN = os.path.dirname(__file__) + os.sep
 _STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
 _INSTALLED = f"{os.sep}site-packages{os.sep}"
+
+_LINE_OF_TRACE = re.compile(r'^  File "(.*)", line (\d+), in (.*)$', re.MULTILINE)
 
 
 class Verdict(str, enum.Enum):
@@ -65,16 +69,27 @@ class Holder(_Holder):
     @property
     def place(self) -> str:
         """The line of the user's program at which the thread is."""
-        frames = [each for each in reversed(self.frames) if not each.file.startswith(_OWN)]
-        frame = next((each for each in frames if not each.file.startswith(_STANDARD_LIBRARY)
-                      and _INSTALLED not in each.file), frames[0] if frames else None)
-        return f"{os.path.basename(frame.file)}:{frame.line} in {frame.function}" if frame else ""
+        return _place(self.frames)
+
+    @property
+    def takenAt(self) -> str:
+        """The line of the user's program that took it, with the pool's ``leakTrace``."""
+        return _place([Frame(file, int(line), function) for file, line, function
+                       in _LINE_OF_TRACE.findall(self.takeTrace or "")])
 
     @property
     def state(self) -> str:
         """What is known of the thread, in a few words."""
         return ("has ended without returning it" if self.hasEnded
                 else f"waits in pool {self.waitsIn!r}" if self.waitsIn is not None else "")
+
+
+def _place(frames: Sequence[Frame]) -> str:
+    """Return the innermost line of the user's own program, or else of what is not ours."""
+    found = [each for each in reversed(frames) if not each.file.startswith(_OWN)]
+    frame = next((each for each in found if not each.file.startswith(_STANDARD_LIBRARY)
+                  and _INSTALLED not in each.file), found[0] if found else None)
+    return f"{os.path.basename(frame.file)}:{frame.line} in {frame.function}" if frame else ""
 
 
 class Report(NamedTuple):
@@ -100,7 +115,8 @@ class Report(NamedTuple):
                          for line in self._lines())
 
     def _lines(self) -> Iterator[str]:
-        yield f"pool {self.name!r}: {'all is well' if self.verdict is None else self.verdict}"
+        verdict = "all is well" if self.verdict is None else self.verdict
+        yield f"pool {_cut(repr(self.name), 50)}: {verdict}"
         yield (f"  capacity {self.capacity}, checked out {self.taken}, idle {self.idle}, "
                f"open {self.open}, waiting {self.waiting}")
         yield (f"  recycler {'on' if self.recyclerRuns else 'off'}"
@@ -108,17 +124,31 @@ class Report(NamedTuple):
                + (", reconnecting" if self.isReconnecting else "")
                + (f", next attempt in {self.retryIn:.1f} s" if self.retryIn is not None else ""))
         if self.lastError is not None:
-            yield f"  last failed open {self.lastErrorAge:.1f} s ago: {self.lastError}"
+            yield from textwrap.wrap(
+                f"last failed open {self.lastErrorAge:.1f} s ago: {_printable(self.lastError)}",
+                WIDTH, initial_indent="  ", subsequent_indent="    ")
         if self.holders:
-            yield f"  {'seconds':>9}  {'resource':20}  {'thread':24}"
+            yield f"  {'seconds':>9}  {'resource':20}  thread"
         for holder in self.holders[:SHOWN]:
             yield (f"  {holder.seconds:9.3f}  {_cut(holder.resource, 20):20}  "
-                   f"{_cut(holder.thread, 24):24}  {holder.state}").rstrip()
+                   f"{_cut(holder.thread, 45)}").rstrip()
+            if holder.hasEnded and holder.takenAt == "":
+                yield f"{'':13}{holder.state}; leakTrace=True would tell where it took"
+            elif holder.state:
+                yield f"{'':13}{_cut(holder.state, 67)}"
             if holder.place:
-                yield f"{'':13}at {holder.place}"
+                yield f"{'':13}now at {holder.place}"
+            if holder.takenAt:
+                yield f"{'':13}taken at {holder.takenAt}"
         if len(self.holders) > SHOWN:
             yield f"  and {len(self.holders) - SHOWN} more"
 
 
+def _printable(text: str) -> str:
+    """Return the text with all that would leave its line, or colour a terminal, escaped."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
 def _cut(text: str, width: int) -> str:
+    text = _printable(text)
     return text if len(text) <= width else text[:width - 1] + "…"

@@ -57,6 +57,8 @@ class Hooks:
         self._log = log
         #: What the last open that failed raised, in one line, and when.
         self.lastError: tuple[str, float] | None = None
+        #: Whether nothing was opened since.
+        self.isFailing = False
 
     def open(self, resource: Hooked) -> None:
         """Open a resource, or raise what its ``open`` raises, with nothing left half open."""
@@ -81,11 +83,13 @@ class Hooks:
                 slot.countOpening(now - startedAt)
                 if isinstance(error, Exception):
                     self.lastError = brief(error), now
+                    self.isFailing = True
             finally:
                 self._closeHalfOpen(resource)
             raise
         self.countMissed(resource)
         slot.isTriedLast = False
+        self.isFailing = False
         self.noteSuccess(slot)
         seconds = self._settings.clock() - startedAt
         slot.countOpening(seconds)

@@ -63,6 +63,7 @@ def holdersOf(slots: Iterable[Slot], now: float) -> tuple[Holder, ...]:
             found.append(Holder(
                 slot.name, taker.name, max(0.0, now - takenAt), waits and waits[1], hasEnded,
                 () if hasEnded else tuple(_framesOf(frames.get(taker.ident))), trace))
+    frames.clear()  # it has this very frame, which would keep alive what others have in variables
     return tuple(sorted(found, key=lambda holder: -holder.seconds))
 
 

@@ -156,11 +156,14 @@ class Ledger:
 
     def histogram(self, what: str) -> Histogram:
         """Return the histogram of "wait", "open" or "use" over all slots."""
-        total = NO_COUNTS.copy()
+        total, seconds = NO_COUNTS.copy(), 0.0
         for slot in self._slots.copy():
-            for number, count in enumerate(getattr(slot, what + "Counts") or ()):
-                total[number] += count
-        return Histogram(tuple(total), self.sum(what + "Time"), self.max(what + "Max"))
+            counts = getattr(slot, what + "Counts")
+            if counts is not None:
+                seconds += getattr(slot, what + "Time")
+                for number, count in enumerate(counts):
+                    total[number] += count
+        return Histogram(tuple(total), seconds, self.max(what + "Max"))
 
     def closes(self) -> dict[Reason, int]:
         """Return how many closes there were for each reason."""

@@ -133,6 +133,20 @@ def test_every_collection_has_the_times_since_the_last_one_in_their_buckets(metr
     assert total > 400.0
 
 
+def test_a_clock_that_is_set_back_moves_no_time_into_another_bucket(metrics):
+    clock = FakeClock()
+    pool = Pool("app", 1, factory=FakeResource, clock=clock, maxOpenTime=None)
+    observe(pool, metrics.provider)
+    for times in (0.3, -1.0), (400.0,):
+        for seconds in times:
+            with pool.take():
+                clock.advance(seconds)
+        point, histogram = metrics.collect()["use_time", "app"], pool.stats().useHistogram
+        assert tuple(point.bucket_counts) == histogram.counts
+    # What could not be right the first time is made up for.
+    assert point.sum == pytest.approx(histogram.total)
+
+
 def test_several_readers_get_all():
     second = InMemoryMetricReader()
     metrics = Metrics(second)

@@ -194,7 +194,7 @@ def test_a_forked_child_counts_from_zero(registry):
     if not hasattr(os, "fork"):
         pytest.skip("this system cannot fork")
     output = subprocess.run([sys.executable, "-W", "error", "-c", """
-import os
+import gc, os
 from prometheus_client import CollectorRegistry
 from queuepool import Pool
 from queuepool.prometheus import Collector
@@ -209,6 +209,7 @@ for pool in first, first, second:
         pass
 assert takes() == 3
 del pool, first
+gc.collect()
 assert takes() == 3
 pid = os.fork()
 if pid == 0:
@@ -246,7 +247,8 @@ from tests.helpers import FakeResource
 from tests.integrations import work
 
 pool = Pool("app", 2, factory=FakeResource)
-REGISTRY.register(Collector(pool))
+collector = Collector(pool)
+REGISTRY.register(collector)
 
 
 def tell():
@@ -364,6 +366,7 @@ import warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # of a fork amid threads
 with pool.take():
     pass
+assert collector.collect() == []  # what the master did is written before the fork
 children = []
 for _ in range(2):
     pid = os.fork()
@@ -385,6 +388,22 @@ tell()
     assert isSame(merged(tmp_path), without(added(master, *children)))
 
 
+@pytest.mark.skipif(os.name == "nt", reason="there is no such signal")
+def test_a_scrape_writes_what_this_process_has_counted(tmp_path):
+    with Program(tmp_path, """
+import queuepool.prometheus
+queuepool.prometheus.WRITE_INTERVAL = 1000.0
+with pool.take():
+    pass
+collector.collect()
+tell()
+os.kill(os.getpid(), 9)
+""") as program:
+        assert program.stats().takes == 1
+        program.process.wait(PATIENCE)
+    assert merged(tmp_path)[TAKES] == 1
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_fork_while_metrics_are_written_blocks_no_child(tmp_path):
     with Program(tmp_path, """
@@ -393,11 +412,11 @@ warnings.simplefilter("ignore", DeprecationWarning)
 queuepool.prometheus.WRITE_INTERVAL = 0.0
 for name in range(20):  # much to write
     globals()[f"pool{name}"] = Pool(f"more {name}", 1, factory=FakeResource)
-collector = Collector()
+others = Collector()
 for _ in range(40):
     pid = os.fork()
     if pid == 0:
-        collector.collect()
+        others.collect()
         os._exit(0)
     assert os.waitpid(pid, 0)[1] == 0
 tell()
@@ -413,8 +432,10 @@ third = Collector()
 unused = Pool("unused", 7, factory=FakeResource)
 run()
 """) as program:
+        wanted = added(program.stats())
+        awaitTrue(lambda: merged(tmp_path).items() >= {
+            name: value for name, value in wanted.items() if isGauge(name)}.items(), 10)
         program.goOn()
-        program.stats()
         stats = program.stats()
         assert program.process.wait(PATIENCE) == 0
     found = merged(tmp_path)
@@ -456,7 +477,7 @@ class Broken(Pool):
             raise ZeroDivisionError
         return super().stats()
 broken = Broken("broken", 1, factory=FakeResource)
-collector = Collector(broken)
+other = Collector(broken)
 run()
 while len(rounds) < 30:
     pass
@@ -476,13 +497,19 @@ work(pool)
 def names():
     return [thread.name for thread in threading.enumerate()]
 assert "queuepool metrics" in names()
-from prometheus_client import REGISTRY
-for collector in list(REGISTRY._collector_to_names):
-    REGISTRY.unregister(collector)
+from prometheus_client import CollectorRegistry, multiprocess
+registry = CollectorRegistry()
+multiprocess.MultiProcessCollector(registry)
+def most():
+    return registry.get_sample_value("queuepool_max_connections", {"pool": "app"})
+collector.collect()
+assert most() == 2
+REGISTRY.unregister(collector)
 del collector
 gc.collect()
 [thread] = [each for each in threading.enumerate() if each.name == "queuepool metrics"]
 thread.join()
+assert most() == 0
 REGISTRY.register(Collector(pool))
 assert "queuepool metrics" in names()
 tell()
