@@ -124,7 +124,7 @@ def connectTimeout(
     """
     given = {**parse_dsn(dsn or ""),
              **{name: value for name, value in options.items() if value is not None}}
-    own = given.get("connect_timeout") or os.environ.get("PGCONNECT_TIMEOUT") or 0
+    own = given.get("connect_timeout", os.environ.get("PGCONNECT_TIMEOUT")) or 0
     try:
         timeout = int(own)
     except ValueError:  # libpq refuses it in its own words

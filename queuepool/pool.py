@@ -837,7 +837,7 @@ class Pool(Generic[R]):
         self._begin(old.maxsize)
         if old.isShutDown:
             self._queue.shutdown()
-        self._inheritedSlots = fork.disownAll(old, self._disown, isSeeded=self._factory is None)
+        self._inheritedSlots += fork.disownAll(old, self._disown, isSeeded=self._factory is None)
         if interval is not None and not self.closed:
             self.startRecycler(interval)
 

@@ -152,6 +152,8 @@ class Connection(Resource):
         self._kwargs = kwargs
         #: psycopg2's own connection. An agent that traces programs may wrap ``resource`` around it.
         self._raw: Any = None
+        #: Whether what open raises comes from what is done to a connection that was made.
+        self._isSettingUp = False
 
     def open(self) -> None:
         """Connect, and call ``configure``.
@@ -161,17 +163,18 @@ class Connection(Resource):
         raise. If no server in service was reached, all that the pool opened before is invalidated.
         Sends no statement of its own, unless ``autocommit`` comes with other settings.
         """
-        self._hasConnected = False
         conn = self.resource = self._connect()
-        self._hasConnected = True
+        self._isSettingUp = True
         raw = self._raw = _unwrap(conn)
         self.handOut(conn)
         self._poll = _poller(raw.fileno())
         self._setUp()
+        self._isSettingUp = False
         super().open()
 
     def _connect(self) -> connection:
         pool = self.pool
+        self._isSettingUp = False
         generation = pool and pool.generation
         startedAt = pool.clock() if pool else 0.0
         args = [value() if number == 0 and callable(value) else value
@@ -213,7 +216,7 @@ class Connection(Resource):
         """
         if isinstance(error, psycopg2.OperationalError):
             return not isPermanent(str(error))
-        return not self._hasConnected and not isinstance(error, psycopg2.Error)
+        return not self._isSettingUp and not isinstance(error, psycopg2.Error)
 
     def hasOpen(self, thing: object) -> bool:
         """Tell whether it is this connection, or what an agent has wrapped around it."""
@@ -237,7 +240,8 @@ class Connection(Resource):
             elif not raw.closed:
                 # close() would wait for the statement, or free what a COPY is using.
                 if raw.get_transaction_status() == TRANSACTION_STATUS_ACTIVE:
-                    _shutDown(raw.fileno())
+                    with contextlib.suppress(psycopg2.Error):  # it ended just now
+                        _shutDown(raw.fileno())
                 else:
                     raw.close()
         finally:
@@ -254,7 +258,8 @@ class Connection(Resource):
         raw = self._raw
         if raw is None:
             return
-        if raw.closed:  # by a user who still refers to it
+        # By a user who still refers to it, or who still runs something on it.
+        if raw.get_transaction_status() in (TRANSACTION_STATUS_ACTIVE, TRANSACTION_STATUS_UNKNOWN):
             self.close()
             return
         hasToAsk = False
@@ -369,6 +374,8 @@ class Connection(Resource):
                     session.forgetOthers()
                 return
             isSilent = wasIdleLong and not isCut
+        except psycopg2.InterfaceError:  # a user who still refers to it has closed it
+            isSilent = False
         except psycopg2.Error:
             isSilent = wasIdleLong and not (isCut and limit.isOver)
         except RuntimeError:  # no thread can be started
@@ -476,7 +483,8 @@ def _watch(args: list[Any], kwargs: dict[str, Any], seconds: int) -> None:
         return
 
     def end(conn: Any) -> float:
-        with contextlib.suppress(psycopg2.Error):
+        # ValueError: there is no socket yet, while libpq asks for an address.
+        with contextlib.suppress(psycopg2.Error, ValueError):
             _shutDown(conn.fileno())
         return seconds
 

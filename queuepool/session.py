@@ -17,6 +17,10 @@ from queuepool.errors import poolError
 _settings = attrgetter("isolation_level", "readonly", "deferrable", "autocommit", "encoding")
 
 
+def _encoding(raw: Any) -> tuple[Any]:
+    return (raw.encoding,)
+
+
 class Session:
     """A session that was set up, and what it looked like then.
 
@@ -56,7 +60,9 @@ class Session:
         self._notices, self._notifies = (None if type(sink) is list else sink
                                          for sink in (raw.notices, raw.notifies))
         self._emptySinks()
-        self._settings = _settings(raw)
+        # A connection for replication has no more.
+        self._readSettings = _settings if hasattr(raw, "isolation_level") else _encoding
+        self._settings = self._readSettings(raw)
         self._cursorFactory = raw.cursor_factory
         self._stringTypes, self._binaryTypes = dict(raw.string_types), dict(raw.binary_types)
         #: What the server reports unasked. It changes with the rights, as by SET ROLE.
@@ -87,7 +93,7 @@ class Session:
             except ProgrammingError:  # it cannot be entered twice
                 return False
             self._leaveBlock()
-        if _settings(raw) != self._settings:
+        if self._readSettings(raw) != self._settings:
             self._restoreSettings()
         if raw.cursor_factory is not self._cursorFactory:
             raw.cursor_factory = self._cursorFactory
@@ -102,8 +108,9 @@ class Session:
 
     def _restoreSettings(self) -> None:
         raw = self._raw
-        level, readonly, deferrable, autocommit, encoding = self._settings
-        if _settings(raw)[:4] != self._settings[:4]:
+        *settings, encoding = self._settings
+        if self._readSettings(raw)[:-1] != self._settings[:-1]:
+            level, readonly, deferrable, autocommit = settings
             raw.set_session(
                 isolation_level="default" if level is None else level,
                 readonly="default" if readonly is None else readonly,

@@ -6,10 +6,11 @@ import contextlib
 import heapq
 import itertools
 import os
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from queue import Empty, SimpleQueue
+from typing import Any
 
 
 class Limit:
@@ -47,11 +48,12 @@ class Watchdog:
     """Runs actions when time limits are over, in a daemon thread that starts with the first.
 
     There is no lock that a signal handler could leave locked: the limits go to the thread through
-    a SimpleQueue.
+    a SimpleQueue. That is made with the first limit, because gevent may replace the class after
+    the import.
     """
 
     def __init__(self) -> None:
-        self._arrivals: SimpleQueue[_Entry] = SimpleQueue()
+        self._made: dict[str, Any] = {}
         self._numbers = itertools.count()
         self._thread: threading.Thread | None = None
 
@@ -65,20 +67,23 @@ class Watchdog:
         """
         limit = Limit(action)
         try:
+            # In one step: two limits may be the first.
+            arrivals = self._made.get("queue") or self._made.setdefault(
+                "queue", queue.SimpleQueue())
             thread = self._thread
             if thread is None or not thread.is_alive():
                 # Two may be started at once: then they share the work.
                 thread = threading.Thread(
-                    target=_run, args=(self._arrivals,), name="queuepool watchdog", daemon=True)
+                    target=_run, args=(arrivals,), name="queuepool watchdog", daemon=True)
                 thread.start()
                 self._thread = thread
-            self._arrivals.put((time.monotonic() + seconds, next(self._numbers), limit))
+            arrivals.put((time.monotonic() + seconds, next(self._numbers), limit))
             yield limit
         finally:
             limit.end()
 
 
-def _run(arrivals: SimpleQueue[_Entry]) -> None:
+def _run(arrivals: Any) -> None:
     entries: list[_Entry] = []
     while True:
         rest = entries[0][0] - time.monotonic() if entries else threading.TIMEOUT_MAX
@@ -87,7 +92,7 @@ def _run(arrivals: SimpleQueue[_Entry]) -> None:
             heapq.heappush(entries, arrivals.get(
                 timeout=max(0.0, min(rest, threading.TIMEOUT_MAX))))
             continue
-        except Empty:
+        except queue.Empty:
             pass
         if entries and entries[0][0] <= time.monotonic():
             _, number, limit = heapq.heappop(entries)

@@ -254,4 +254,3 @@ def test_closeall_ends_what_is_under_way(dsn, admin, work, statement):
         running.result()
     admin.terminate(pid)
     assert pool.connectionPool.stats().open == 0
-
