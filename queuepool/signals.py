@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Any
 
 from queuepool.core.fork import allPools
+from queuepool.core.log import brief
 
 
 def dumpOnSignal(number: int, file: Any = None) -> None:
@@ -20,15 +21,24 @@ def dumpOnSignal(number: int, file: Any = None) -> None:
     CPython runs it in the main thread, as soon as that executes Python code: not while it waits for
     an answer of a database.
     """
-    descriptor = 2 if file is None else file.fileno()
+    if file is not None:
+        file.fileno()  # what has none is to be told here
 
     def dump(signum: int, frame: FrameType | None) -> None:
-        text = "".join(f"{pool.report()}\n" for pool in allPools()) or "no queuepool\n"
+        text = "".join(map(_reportOf, allPools())) or "no queuepool\n"
         data = text.encode(errors="backslashreplace")
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # as of a file that was closed
+            descriptor = 2 if file is None else file.fileno()
             while data:
                 data = data[os.write(descriptor, data):]
         if callable(before):
             before(signum, frame)
 
     before = signal.signal(number, dump)
+
+
+def _reportOf(pool: Any) -> str:
+    try:
+        return f"{pool.report()}\n"
+    except Exception as error:  # of the pool's clock; the program that was interrupted goes on
+        return f"pool {pool.name!r}: no report: {brief(error)}\n"

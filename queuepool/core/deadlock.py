@@ -11,19 +11,20 @@ from queuepool.core.slot import Place
 DEADLOCK_TIME = 1.0
 
 
-def findKnot(queue: IdleQueue) -> list[Any] | None:
+def findKnot(queue: IdleQueue, asker: Any = None) -> list[Any] | None:
     """Return who holds what if all of them wait, in this queue or in others that they need.
 
     None if anybody else may put something. Nothing is locked: two passes have to find the same.
+    The ``asker`` is taken for one who waits in this queue.
     """
-    knot = _look(queue)
-    return knot if knot is not None and knot == _look(queue) else None
+    knot = _look(queue, asker)
+    return knot if knot is not None and knot == _look(queue, asker) else None
 
 
-def _look(queue: IdleQueue) -> list[Any] | None:
+def _look(queue: IdleQueue, asker: Any = None) -> list[Any] | None:
     found: list[Any] = []
     seen = set()
-    pending = [queue]
+    pending, asked = [queue], (queue,)
     while pending:
         queue = pending.pop()
         if id(queue) in seen:
@@ -32,8 +33,11 @@ def _look(queue: IdleQueue) -> list[Any] | None:
         if queue.hasRoom or queue.isShutDown:  # somebody may seed it, or is told that it ended
             return None
         for slot in list(queue.members):
-            waits = slot.takenBy.waits if slot.place is Place.TAKEN else None
-            if waits is None or slot.takenBy.hasEnded:
+            taker = slot.takenBy
+            waits = None
+            if slot.place is Place.TAKEN and not taker.hasEnded:
+                waits = asked if taker is asker else taker.waits
+            if waits is None:
                 return None
             found.append((slot, slot.takes, waits))
             pending.append(waits[0])

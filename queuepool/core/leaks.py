@@ -51,19 +51,24 @@ def currentTaker() -> Taker:
     return taker
 
 
-def holdersOf(slots: Iterable[Slot], now: float) -> tuple[Holder, ...]:
-    """Return who has what checked out, the longest first."""
-    frames = sys._current_frames()
+def holdersOf(slots: Iterable[Slot], now: float, asker: Taker | None = None,
+              asked: str | None = None) -> tuple[Holder, ...]:
+    """Return who has what checked out, the longest first. The asker is told as waiting there."""
+    frames: dict[int, Any] = {}
     found = []
-    for slot in slots:
-        taker, takenAt, trace = slot.takenBy, slot.takenAt, slot.trace
-        if slot.place is Place.TAKEN and slot.takenAt == takenAt:
-            waits = taker.waits
-            hasEnded = taker.hasEnded
-            found.append(Holder(
-                slot.name, taker.name, max(0.0, now - takenAt), waits and waits[1], hasEnded,
-                () if hasEnded else tuple(_framesOf(frames.get(taker.ident))), trace))
-    frames.clear()  # it has this very frame, which would keep alive what others have in variables
+    try:
+        frames = sys._current_frames()
+        for slot in slots:
+            taker, takenAt, trace = slot.takenBy, slot.takenAt, slot.trace
+            if slot.place is Place.TAKEN and slot.takenAt == takenAt:
+                waits = taker.waits
+                waitsIn = asked if taker is asker else waits and waits[1]
+                hasEnded = taker.hasEnded
+                found.append(Holder(
+                    slot.name, taker.name, max(0.0, now - takenAt), waitsIn, hasEnded,
+                    () if hasEnded else tuple(_framesOf(frames.get(taker.ident))), trace))
+    finally:
+        frames.clear()  # it has this very frame, which would keep alive what others refer to
     return tuple(sorted(found, key=lambda holder: -holder.seconds))
 
 

@@ -156,14 +156,15 @@ class Ledger:
 
     def histogram(self, what: str) -> Histogram:
         """Return the histogram of "wait", "open" or "use" over all slots."""
-        total, seconds = NO_COUNTS.copy(), 0.0
+        total, seconds, longest = NO_COUNTS.copy(), 0.0, 0.0
         for slot in self._slots.copy():
             counts = getattr(slot, what + "Counts")
             if counts is not None:
                 seconds += getattr(slot, what + "Time")
+                longest = max(longest, getattr(slot, what + "Max"))
                 for number, count in enumerate(counts):
                     total[number] += count
-        return Histogram(tuple(total), seconds, self.max(what + "Max"))
+        return Histogram(tuple(total), seconds, longest)
 
     def closes(self) -> dict[Reason, int]:
         """Return how many closes there were for each reason."""

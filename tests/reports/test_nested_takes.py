@@ -381,7 +381,8 @@ def test_one_that_only_asks_is_not_waiting_while_its_error_is_made():
     gate, isAsking = Gate(), threading.local()
 
     def clock():
-        if getattr(isAsking, "now", False) and sys._getframe(1).f_code.co_name == "report":
+        caller = sys._getframe(1).f_code.co_name
+        if getattr(isAsking, "now", False) and caller.endswith("report"):
             isAsking.now = False
             gate()
         return 1000.0
@@ -408,6 +409,36 @@ def test_one_that_only_asks_is_not_waiting_while_its_error_is_made():
     checkWhole(pool)
 
 
+def test_who_was_told_gives_up_so_that_no_other_one_has_to():
+    """He does not count as waiting while his error is made; who comes meanwhile is served."""
+    gate, isNested = Gate(), threading.local()
+
+    def clock():
+        caller = sys._getframe(1).f_code.co_name
+        if getattr(isNested, "now", False) and caller.endswith("report"):
+            isNested.now = False
+            gate()
+        return 1000.0
+
+    pool = poolOf("p", 1, clock=clock, raiseDeadlock=True)
+
+    def nest():
+        with pool.take():
+            isNested.now = True
+            with pytest.raises(PoolDeadlock) as caught:
+                pool.take()
+            return caught.value
+
+    nesting = start(nest)
+    gate.awaitArrival()
+    other = start(pool.take, PATIENCE)
+    awaitTrue(lambda: pool.stats().waiting == 2 or pool.stats().timeouts == 2)
+    gate.open()
+    pool.put(other.result())
+    checkDeadlock(nesting.result(), pool)
+    checkWhole(pool)
+
+
 def test_a_take_in_a_signal_handler_or_a_hook_leaves_what_the_outer_one_waits_for(clock):
     """Of a take within a wait the taker waits in the outer pool again afterwards."""
     pool, inner = poolOf("p", 1), poolOf("inner", 1)
@@ -416,8 +447,8 @@ def test_a_take_in_a_signal_handler_or_a_hook_leaves_what_the_outer_one_waits_fo
     look = pool._look
 
     def lookAndTake(call):
-        if not calls:
-            calls.append(call)
+        calls.append(call)
+        if len(calls) == 2:  # the first one is before it waits
             with pytest.raises(PoolTimeout):
                 inner.take(timeout=0.01)
         return look(call)
@@ -430,7 +461,7 @@ def test_a_take_in_a_signal_handler_or_a_hook_leaves_what_the_outer_one_waits_fo
             pass
 
     working = start(work)
-    awaitTrue(lambda: calls and inner.stats().timeouts == 1)
+    awaitTrue(lambda: inner.stats().timeouts == 1 and len(calls) == 2)
     assert held.report().holders[0].waitsIn == "p"
     pool.put(blocker)
     inner.put(blockerOfInner)

@@ -92,8 +92,8 @@ def test_what_changes_between_the_two_looks_is_no_knot(queues, change, monkeypat
     slot = tie(queues)[0]
     look, looks = deadlock._look, []
 
-    def lookAndChange(queue):
-        looks.append(look(queue))
+    def lookAndChange(*args):
+        looks.append(look(*args))
         if change == "takes":
             slot.takes += 1
         else:

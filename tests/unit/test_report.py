@@ -283,7 +283,7 @@ def test_an_error_is_told_in_one_short_line(error, told):
         pool.take()
     report = pool.report()
     assert report.lastError == told
-    assert len(checkTable(report)) == 4
+    assert len(checkTable(report)) == (4 if len(told) < 50 else 7)
 
 
 def test_what_interrupts_an_open_is_no_error_of_it():
@@ -354,8 +354,10 @@ def test_unusual_names_stay_in_their_line(name, clock):
         report = pool.report()
     (holder,) = report.holders
     assert (holder.resource, holder.thread) == (name, name)  # only the table changes them
-    assert len(checkTable(report)) == 7
-    assert len(checkTable(report._replace(holders=(holder._replace(waitsIn=name),)))) in (7, 8)
+    assert len(checkTable(report._replace(lastError=None))) == 6
+    assert len(checkTable(report._replace(
+        lastError=None, holders=(holder._replace(waitsIn=name),)))) == 7
+    assert len([line for line in checkTable(report)[3:] if line.startswith("    ")]) < 8
 
 
 # -- what it costs others
@@ -576,7 +578,7 @@ def test_what_comes_free_while_the_report_is_made_is_no_failing_open():
 
     def clock():
         nonlocal isPut
-        if not isPut and sys._getframe(1).f_code.co_name == "report":
+        if not isPut and sys._getframe(1).f_code.co_name.endswith("report"):
             isPut = True
             resource = taken.pop()
             start(lambda: pool.put(resource)).result()
