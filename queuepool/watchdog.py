@@ -53,9 +53,11 @@ class Watchdog:
     """
 
     def __init__(self) -> None:
-        self._made: dict[str, Any] = {}
+        self._queues: dict[str, Any] = {}
+        #: "keeper", while it runs. Not its is_alive(): a signal handler that raises in that makes
+        #: CPython 3.12 believe that the thread has ended.
+        self._threads: dict[str, threading.Thread] = {}
         self._numbers = itertools.count()
-        self._thread: threading.Thread | None = None
 
     @contextlib.contextmanager
     def limit(self, seconds: float, action: Callable[[], float | None]) -> Iterator[Limit]:
@@ -68,22 +70,35 @@ class Watchdog:
         limit = Limit(action)
         try:
             # In one step: two limits may be the first.
-            arrivals = self._made.get("queue") or self._made.setdefault(
-                "queue", queue.SimpleQueue())
-            thread = self._thread
-            if thread is None or not thread.is_alive():
-                # Two may be started at once: then they share the work.
-                thread = threading.Thread(
-                    target=_run, args=(arrivals,), name="queuepool watchdog", daemon=True)
-                thread.start()
-                self._thread = thread
+            arrivals = self._queues.get("arrivals") or self._queues.setdefault(
+                "arrivals", queue.SimpleQueue())
+            if not self._threads:
+                self._start(arrivals)
             arrivals.put((time.monotonic() + seconds, next(self._numbers), limit))
             yield limit
         finally:
             limit.end()
 
+    def _start(self, arrivals: Any) -> None:
+        thread = threading.Thread(target=_run, args=(arrivals, self._threads),
+                                  name="queuepool watchdog", daemon=True)
+        try:
+            if self._threads.setdefault("keeper", thread) is thread:
+                thread.start()
+        except BaseException:
+            if self._threads.get("keeper") is thread and not thread.is_alive():
+                del self._threads["keeper"]
+            raise
 
-def _run(arrivals: Any) -> None:
+
+def _run(arrivals: Any, threads: dict[str, threading.Thread]) -> None:
+    try:
+        _keep(arrivals)
+    finally:
+        threads.clear()
+
+
+def _keep(arrivals: Any) -> None:
     entries: list[_Entry] = []
     while True:
         rest = entries[0][0] - time.monotonic() if entries else threading.TIMEOUT_MAX

@@ -55,7 +55,7 @@ for number in range(1, SIGNALS + 1):
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no such timer")
 @pytest.mark.timeout(60)
-def test_two_thousand_signal_handlers_that_raise_stop_no_limit_of_other_threads():
+def test_two_thousand_signals_stop_no_limit_of_other_threads():
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", SIGNALLED], capture_output=True, text=True,
         timeout=55, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
