@@ -80,6 +80,8 @@ def makeParser() -> argparse.ArgumentParser:
         "--chaos", action=argparse.BooleanOptionalAction, default=None,
         help="after half of the time have the server terminate all backends of the pool "
              "(default: yes on the embedded server, no with --dsn)")
+    parser.add_argument("--svg", metavar="FILE",
+                        help="write the live table, as it was shown last, as an SVG picture")
     parser.add_argument("--version", action="version", version=f"queuepool {__version__}")
     return parser
 
@@ -102,7 +104,7 @@ def run(options: argparse.Namespace, stops: SimpleQueue[int]) -> int:
     """Run the load and show it; return the exit code."""
     importPool()
     with contextlib.ExitStack() as stack:
-        display = openDisplay()
+        display = openDisplay(options.svg)
         dsn = options.dsn
         if dsn is None:
             display.say("Starting an embedded PostgreSQL ...")

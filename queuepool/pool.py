@@ -45,8 +45,10 @@ then. The recycler runs again if it ran.
 from __future__ import annotations
 
 import sys
+import threading
 import time
 import traceback
+from bisect import bisect_left
 from collections.abc import Callable
 from functools import partial
 from queue import Full
@@ -56,6 +58,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
 from queuepool.core import fork, leaks
 from queuepool.core.breaker import CircuitBreaker
 from queuepool.core.call import LEAST_HOOK_TIME, POOL_DEFAULT, Call
+from queuepool.core.deadlock import DEADLOCK_TIME, findKnot
 from queuepool.core.hooks import CloseOnException, Hooks
 from queuepool.core.idle import IdleQueue
 from queuepool.core.keeper import Keeper, twinOf
@@ -63,11 +66,13 @@ from queuepool.core.leaks import Taker, threadLocal
 from queuepool.core.limits import Limits, checkInteger, checkLimit, checkSeconds, describe
 from queuepool.core.log import Log, brief
 from queuepool.core.recycler import Recycler
-from queuepool.core.slot import NEVER, NOWHERE, Ledger, Place, Slot
+from queuepool.core.slot import NEVER, NO_COUNTS, NOWHERE, Ledger, Place, Slot
 from queuepool.elsewhere import Elsewhere
-from queuepool.errors import PoolBusy, PoolClosed, PoolError, PoolTimeout, TakeBusy, TakeTimeout
+from queuepool.errors import (PoolBusy, PoolClosed, PoolDeadlock, PoolError, PoolTimeout, TakeBusy,
+                              TakeDeadlock, TakeTimeout, poolError)
+from queuepool.report import Report, Verdict
 from queuepool.resource import Resource, ResourceManager, checkInit, checkNew, join
-from queuepool.stats import Reason, Stats
+from queuepool.stats import BOUNDS, Reason, Stats
 
 __all__ = ["CloseOnException", "Pool", "ResourceManager"]
 
@@ -116,6 +121,11 @@ class Pool(Generic[R]):
       get whatever comes first. 0 raises the first failure at once.
     - ``leakTime``: ``recycle`` reports once what is checked out for longer.
     - ``leakTrace``: remember the stack of each take, for the reports; makes takes slower.
+    - ``raiseDeadlock``: a take that would wait for ever, because all is checked out by threads
+      that wait themselves, raises PoolDeadlock at once. Without it that is logged once. Not for
+      programs in which a thread hands what it took to another one.
+    - ``histograms``: count use times in ``stats().useHistogram`` also of resources without repair
+      hooks; makes their takes slower.
 
     Any thread may call any method at any time. In a with statement the pool is closed at the end
     of the block.
@@ -124,6 +134,7 @@ class Pool(Generic[R]):
     #: What is raised. Subclasses for a driver raise subclasses that are also the driver's.
     timeoutError: type[PoolTimeout] = TakeTimeout
     busyError: type[PoolBusy] = TakeBusy
+    deadlockError: type[PoolDeadlock] = TakeDeadlock
     closedError: type[PoolClosed] = PoolClosed
 
     def __init__(self, name: str, capacity: int, maxIdleTime: float | None = 300.0,
@@ -133,6 +144,7 @@ class Pool(Generic[R]):
                  jitter: float = 0.0, takeTimeout: float | None = None,
                  maxWaiting: int | None = None, openRetryTime: float = 0.0,
                  leakTime: float | None = None, leakTrace: bool = False,
+                 raiseDeadlock: bool = False, histograms: bool = False,
                  clock: Callable[[], float] = time.monotonic) -> None:
         if not isinstance(name, str):
             raise TypeError(f"name must be a str, not {describe(name)}")
@@ -154,12 +166,19 @@ class Pool(Generic[R]):
         self.openRetryTime = checkLimit("openRetryTime", openRetryTime)
         self.leakTime = checkSeconds("leakTime", leakTime)
         self.leakTrace = leakTrace
+        self.raiseDeadlock = raiseDeadlock
+        self.histograms = histograms
         self._limits = Limits(maxIdleTime, maxOpenTime, maxUsageCount, jitter)
         self._idleLimit = self._limits.maxIdleTime
         self._factory = factory
         #: Returns the instant now, in seconds; all times of the pool are measured by it.
         self.clock = clock
         self._log = Log(name)
+        #: When close() was first called, and by which thread.
+        self._closedAt = 0.0
+        self._closedBy = ""
+        #: Who held what in the deadlock that was logged last.
+        self._toldKnot: list[Any] | None = None
         #: A put that a subclass defines is called at the end of a with block.
         self._overridesPut = type(self).put is not Pool.put
         self._recycler = Recycler(self, self._log)
@@ -302,7 +321,8 @@ class Pool(Generic[R]):
                 call.isFirst = True
             self._find(call)
             if not (call.resource._isOpen or call.mayRunAnotherHook()):
-                raise self._timeoutError(call, f"{call.resource.name!r} was not ready")
+                raise self._timeoutError(call, f"{call.resource.name!r} was not ready",
+                                         verdict=Verdict.CANNOT_OPEN)
             call.now = self._check(
                 call.resource, taker, call.now, max(0.0, call.deadline - call.now))
             if call.resource._isOpen:
@@ -340,8 +360,10 @@ class Pool(Generic[R]):
         """Wait in line until ``_look`` finds something, and count for how long."""
         startedAt = call.now
         if self._factory is None and not self._queue.members:
-            self._log.warning("a take waits, but nothing was put into the pool yet, and it has "
-                              "no factory")
+            self._log.warning("empty", "a take waits, but nothing was put into the pool yet, and "
+                              "it has no factory")
+        taker = threadLocal.taker
+        before, taker.waits = taker.waits, (self._queue, self.name, call)
         hasWaited = True
         try:
             return self._queue.waitFor(
@@ -350,6 +372,7 @@ class Pool(Generic[R]):
         except Full:
             hasWaited = False
         finally:
+            taker.waits = before
             call.now = self.clock()
             if not hasWaited:
                 pass
@@ -392,6 +415,8 @@ class Pool(Generic[R]):
     def _pause(self, call: Call) -> tuple[float, float]:
         """Return in how many seconds a waiter looks though nobody wakes it, and gives up."""
         breaker = self._breaker
+        if self.raiseDeadlock or self.clock() - call.startedAt >= DEADLOCK_TIME:
+            self._lookForDeadlock(call)
         if not breaker.isTripped:
             return NEVER, NEVER
         rest = NEVER
@@ -399,11 +424,31 @@ class Pool(Generic[R]):
             rest = breaker.giveUpAt(call.startedAt, self.openRetryTime) - self.clock()
         return breaker.pause(), rest
 
+    def _lookForDeadlock(self, call: Call) -> None:
+        """Raise or log that all is held by threads that wait themselves."""
+        knot = findKnot(self._queue)
+        if knot is None:
+            return
+        if self.raiseDeadlock:
+            threadLocal.taker.waits = None  # it gives up: nobody else has to
+            raise self._timeoutError(
+                call, "no resource can come free", self.deadlockError, Verdict.NESTED)
+        told = [(id(slot), takes) for slot, takes, _ in knot]  # and keep nothing alive
+        if told != self._toldKnot:
+            self._toldKnot = told
+            self._log.warning(
+                "nested", "deadlock: all that is checked out is held by threads that wait for "
+                "another resource themselves, so nobody is served until one of them gives up. Do "
+                "not take while you hold one, or take from several pools in the same order "
+                "everywhere. (It is no deadlock if a thread handed on what it took)",
+                details=str(self.report()))
+
     def _opens(self, call: Call) -> bool:
         """Open what is in hand. Return False if another one is better, or if that failed."""
         queue, breaker = self._queue, self._breaker
         if not call.mayRunAnotherHook():
-            raise self._timeoutError(call, f"{call.resource.name!r} was not ready")
+            raise self._timeoutError(call, f"{call.resource.name!r} was not ready",
+                                     verdict=Verdict.CANNOT_OPEN)
         if queue.hasSurplus or queue.isShutDown:
             return False
         if queue.open and not self._keeper.isNextDue(call.now):
@@ -419,31 +464,51 @@ class Pool(Generic[R]):
         except Exception as error:
             if not self.openRetryTime or not self._hooks.isTransient(call.resource, error):
                 raise
-            self._log.warning(
-                "opening %r failed, it is tried again: %s", call.resource.name, brief(error))
+            self._log.warning("cannot-open", "opening %r failed, it is tried again: %s",
+                              call.resource.name, brief(error))
             breaker.noteFailure(error, outer)
             call.now = self.clock()
             return False
         call.now = self.clock()
         return True
 
-    def _timeoutError(self, call: Call, what: str,
-                      kind: type[PoolTimeout] | None = None) -> PoolTimeout:
-        """Count a timeout and return what to raise."""
+    def _timeoutError(self, call: Call, what: str, kind: type[PoolTimeout] | None = None,
+                      verdict: Verdict | None = None) -> PoolTimeout:
+        """Count a timeout and return what to raise: why, and who has what."""
         slot = self._ledger.issue()
         slot.timeouts += 1
         self._ledger.keep(slot)
         error = self._breaker.error
         limit = ("no timeout" if call.deadline == NEVER
                  else f"timeout {call.deadline - call.startedAt:g} s")
-        message = (f"pool {self.name!r}: {what} in "
-                   f"{self.clock() - call.startedAt:.3f} s "
-                   f"({limit}): {self._situation()}")
         if error is not None:
-            message += f"; the last attempt to open one failed with {type(error).__name__}"
-        if self._factory is None and not self._queue.members:
+            what = "nothing could be opened" if verdict is None else what
+            limit += f", openRetryTime {self.openRetryTime:g} s"
+        taker = leaks.currentTaker()
+        report = self._report(taker)
+        verdict = verdict or report.verdict or Verdict.EXHAUSTED
+        report = report._replace(verdict=verdict)
+        message = (f"pool {self.name!r}: {what} in {self.clock() - call.startedAt:.3f} s "
+                   f"({limit}): {self._situation()}")
+        if verdict is Verdict.EMPTY:
             message += "; nothing was put into the pool yet, and it has no factory"
-        timeout = (kind or self.timeoutError)(message)
+        elif verdict is Verdict.NESTED:
+            message += "; all that is checked out is held by threads that wait themselves"
+        if report.holders:
+            longest = report.holders[0]
+            message += (f"; {longest.resource!r} is checked out longest, for "
+                        f"{longest.seconds:.1f} s, by thread {longest.thread!r}"
+                        + (f", which {longest.state}" if longest.state else ""))
+            own = [held.name for held in list(self._queue.members)
+                   if held.place is TAKEN and held.takenBy is taker]
+            if own:
+                message += f"; this thread already has {own[0]!r}"
+        if report.lastError is not None and self._hooks.isFailing:
+            # Not its text, which may say a secret: that is in the cause, and in the report.
+            message += (f"; the last attempt to open one failed with "
+                        f"{report.lastError.partition(':')[0]}")
+        timeout = (kind or self.timeoutError)(f"{message} [queuepool:{verdict}]")
+        timeout.report = report
         if error is not None:
             timeout.__cause__ = error
         return timeout
@@ -482,14 +547,15 @@ class Pool(Generic[R]):
                 self._hooks.close(resource, Reason.EXCEPTION)
             self.put(resource)
         except Exception:  # the user's exception is the one that counts
-            self._log.warning("put of %r failed", resource.name, exc_info=True)
+            self._log.warning("put-failed", "put of %r failed", resource.name, exc_info=True)
             if slot.place is TAKEN:
                 self._takeBack(resource, error, self.clock())
 
-    def _takeBack(self, resource: Any, error: BaseException | None, now: float) -> None:
+    def _takeBack(self, resource: Any, error: BaseException | None, now: float,
+                  isUse: bool = True) -> None:
         """Return a resource the long way: close it if it is due, clean it, and release it.
 
-        ``error`` is what the with block of its user raised.
+        ``error`` is what the with block of its user raised. It was no use if the resource is new.
         """
         slot = resource._slot
         if slot.place is not TAKEN:
@@ -518,6 +584,11 @@ class Pool(Generic[R]):
             slot.useTime += used
             slot.useMax = used if used > slot.useMax else slot.useMax
             slot.lastUsedAt = now
+            if slot.isLong and isUse:
+                counts = slot.useCounts
+                if counts is None:
+                    counts = slot.useCounts = NO_COUNTS.copy()
+                counts[bisect_left(BOUNDS, used)] += 1
             if resource._isOpen is (slot.openedAt is None):  # its user closed or opened it
                 self._hooks.countMissed(resource)
             if slot.reportedAt == slot.takenAt:
@@ -531,8 +602,8 @@ class Pool(Generic[R]):
                 try:
                     resource.putRepair()
                 except Exception:
-                    self._log.warning("putRepair of %r failed; it is closed", resource.name,
-                                      exc_info=True)
+                    self._log.warning("hook-failed", "putRepair of %r failed; it is closed",
+                                      resource.name, exc_info=True)
                     self._hooks.close(resource, REPAIR)
                 if resource._isOpen is (slot.openedAt is None):
                     self._hooks.countMissed(resource)
@@ -564,8 +635,8 @@ class Pool(Generic[R]):
                   f"already returned (put twice?). Return once what was taken, and do not use it "
                   f"afterwards")
         if error is None:
-            raise PoolError(f"pool {self.name!r}: {misuse}")
-        self._log.warning("%s", misuse)
+            raise poolError("put-twice", f"pool {self.name!r}: {misuse}")
+        self._log.warning("put-twice", "%s", misuse)
 
     # -- members
 
@@ -579,7 +650,8 @@ class Pool(Generic[R]):
                 resource = slot.ref()
                 if resource is not None and resource.hasOpen(thing):
                     return resource
-        raise PoolError(
+        raise poolError(
+            "not-a-resource",
             f"pool {self.name!r}: only a Resource can be put, or what one of this pool has open, "
             f"not {describe(thing)}. Put what take() returned, and keep it until then: of a "
             f"resource that was dropped everything is closed")
@@ -595,8 +667,8 @@ class Pool(Generic[R]):
             if not self._queue.admit(slot):
                 if self.closed:
                     raise self._closedError()
-                raise PoolError(
-                    f"pool {self.name!r} already has all {self.capacity} resources of its "
+                raise poolError(
+                    "full", f"pool {self.name!r} already has all {self.capacity} resources of its "
                     f"capacity; {resource.name!r} was not put. Raise the capacity with resize()")
             join(self, resource, slot)
             slot.takenAt = now = self.clock()
@@ -604,7 +676,7 @@ class Pool(Generic[R]):
         except BaseException:
             self._keeper.detach(resource, slot)
             raise
-        self._takeBack(resource, None, now)
+        self._takeBack(resource, None, now, isUse=False)
 
     # -- the whole pool
 
@@ -641,8 +713,8 @@ class Pool(Generic[R]):
         if self.closed:
             raise self._closedError()
         if self._factory is None and not self._queue.members:
-            raise PoolError(f"pool {self.name!r} has nothing to open: nothing was put into it "
-                            f"yet, and it has no factory")
+            raise poolError("empty", f"pool {self.name!r} has nothing to open: nothing was put "
+                            f"into it yet, and it has no factory")
         while self._keeper.countOpen() < max(1, self.minOpen):
             call.now = self.clock()
             if self.closed:
@@ -732,6 +804,8 @@ class Pool(Generic[R]):
         queue = self._queue
         until = self.clock() + seconds
         startedAt = time.monotonic()
+        if not queue.isShutDown:
+            self._closedAt, self._closedBy = self.clock(), threading.current_thread().name
         queue.shutdown()
         self._queue.askToCheck()
         if self._keeper.drain(max(until, self.clock() + LEAST_CLOSE_TIME)):
@@ -741,7 +815,7 @@ class Pool(Generic[R]):
             try:
                 self._recycler.start(1.0)
             except RuntimeError:  # puts and the next close() go on with it
-                self._log.warning("no thread can be started to close what is idle")
+                self._log.warning("no-thread", "no thread can be started to close what is idle")
         while seconds > 0.0 and queue.members:
             rest = seconds - (time.monotonic() - startedAt)
             if rest <= 0.0 or queue.awaitEnd(rest):
@@ -800,7 +874,45 @@ class Pool(Generic[R]):
             closeErrors=ledger.sum("closeErrors"), closesByReason=closes,
             waitTime=ledger.sum("waitTime"), waitMax=ledger.max("waitMax"),
             openTime=ledger.sum("openTime"), openMax=ledger.max("openMax"),
-            useTime=ledger.sum("useTime"), useMax=ledger.max("useMax"))
+            useTime=ledger.sum("useTime"), useMax=ledger.max("useMax"),
+            waitHistogram=ledger.histogram("wait"), openHistogram=ledger.histogram("open"),
+            useHistogram=ledger.histogram("use"))
+
+    def report(self) -> Report:
+        """Return what the pool looks like now, and who has what. Blocks and locks nothing.
+
+        ``print(pool.report())`` shows a table: who holds what for how long, and where that thread
+        is now. It costs about 0.1 ms for each 10 that are checked out.
+        """
+        return self._report(None)
+
+    def _report(self, asker: Taker | None) -> Report:
+        """Return the report. The asker, if any, is a thread that just waited or would have to."""
+        now = self.clock()
+        lastError, lastErrorAt = self._hooks.lastError or (None, 0.0)
+        breaker = self._breaker
+        return Report(
+            self.name, self.closed, self.capacity, self._keeper.countOpen(),
+            self._keeper.countIdle(), self._queue.countTaken(), self._queue.waiting(),
+            self._verdict(asker), lastError, None if lastError is None else now - lastErrorAt,
+            breaker.isTripped, max(0.0, breaker.retryAt - now) if breaker.isTripped else None,
+            self._recycler.isRunning, leaks.holdersOf(
+                list(self._queue.members), now, asker, self.name))
+
+    def _verdict(self, asker: Taker | None) -> Verdict | None:
+        """Return why a take would get nothing now; None if it would."""
+        queue = self._queue
+        if queue.isShutDown:
+            return Verdict.SHUTTING_DOWN
+        if self._factory is None and not queue.members:
+            return Verdict.EMPTY
+        if queue.open or queue.returned:
+            return None
+        if self._keeper.countIdle():
+            return Verdict.CANNOT_OPEN if self._breaker.isTripped else None
+        if not queue.countTaken():  # all are in the hands of an open, or of another hook
+            return Verdict.CANNOT_OPEN
+        return Verdict.EXHAUSTED if findKnot(queue, asker) is None else Verdict.NESTED
 
     def _situation(self) -> str:
         return (f"capacity {self.capacity}, checked out {self._queue.countTaken()}, "
@@ -809,9 +921,12 @@ class Pool(Generic[R]):
                 + (", reconnecting" if self._breaker.isTripped else ""))
 
     def _closedError(self) -> PoolClosed:
-        return self.closedError(
+        error = self.closedError(
             f"pool {self.name!r} is closed: close() was called, or the block of 'with pool:' has "
-            f"ended")
+            f"ended, {self.clock() - self._closedAt:.1f} s ago in thread {self._closedBy!r} "
+            f"[queuepool:{Verdict.SHUTTING_DOWN}]")
+        error.report = self.report()
+        return error
 
     def __enter__(self) -> Self:
         return self

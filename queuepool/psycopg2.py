@@ -61,6 +61,10 @@ class PoolBusy(errors.PoolBusy, PoolTimeout):
     """Raised when ``take`` would have to wait, but ``maxWaiting`` threads wait already."""
 
 
+class PoolDeadlock(errors.PoolDeadlock, PoolTimeout):
+    """Raised, with ``raiseDeadlock``, when all holders wait themselves, for ever."""
+
+
 class PoolClosed(errors.PoolClosed, psycopg2.OperationalError):
     """Raised when the pool was closed: nothing can be taken from it any more."""
 
@@ -317,7 +321,7 @@ class Connection(Resource):
             logger.warning(
                 "pool %s: %r was put while somebody is in a block of 'with conn', such as a "
                 "generator that has not ended; it is closed, because the end of that block would "
-                "end the transaction of another user", self.pool, self.name)
+                "end the transaction of another user [queuepool:in-block]", self.pool, self.name)
             return False
         if raw.get_parameter_status("is_superuser") != session.isSuperuser:
             self._discard()
@@ -560,6 +564,7 @@ class ConnectionPool(Pool[Connection]):
 
     timeoutError = PoolTimeout
     busyError = PoolBusy
+    deadlockError = PoolDeadlock
     closedError = PoolClosed
 
     def __init__(self, name: str, capacity: int, dsn: str | Callable[[], str] | None = None, *,
@@ -572,6 +577,7 @@ class ConnectionPool(Pool[Connection]):
                  jitter: float = 0.1, takeTimeout: float | None = 30.0,
                  maxWaiting: int | None = None, openRetryTime: float = 0.0,
                  leakTime: float | None = None, leakTrace: bool = False,
+                 raiseDeadlock: bool = False, histograms: bool = False,
                  clock: Callable[[], float] = time.monotonic, **connectOptions: Any) -> None:
         def make(resourceName: str) -> Connection:
             return Connection(
@@ -584,7 +590,7 @@ class ConnectionPool(Pool[Connection]):
             name, capacity, maxIdleTime, maxOpenTime, maxUsageCount, closeOnException,
             factory=make, minOpen=minOpen, jitter=jitter, takeTimeout=takeTimeout,
             maxWaiting=maxWaiting, openRetryTime=openRetryTime, leakTime=leakTime,
-            leakTrace=leakTrace, clock=clock)
+            leakTrace=leakTrace, raiseDeadlock=raiseDeadlock, histograms=histograms, clock=clock)
         # What is wrong is to be told here, and not by the first take.
         make(name)
         make_dsn(buildDsn(name, None if callable(dsn) else dsn), **{

@@ -17,7 +17,7 @@ from queuepool.core.leaks import currentTaker
 from queuepool.core.limits import describe
 from queuepool.core.slot import NEVER, NOWHERE, Place, Slot
 from queuepool.elsewhere import Elsewhere
-from queuepool.errors import PoolError
+from queuepool.errors import poolError
 from queuepool.stats import Reason
 
 IDLE, HELD, TAKEN, RETURNED = Place.IDLE, Place.HELD, Place.TAKEN, Place.RETURNED
@@ -303,7 +303,8 @@ class Resource:
         pool = self._pool
         if pool is None:
             if exc_value is None:
-                raise PoolError(f"{self.name!r} is in no pool, so it cannot be returned to one")
+                raise poolError("in-no-pool", f"{self.name!r} is in no pool, so it cannot be "
+                                              f"returned to one")
             return
         slot = self._slot
         takes = slot.takes
@@ -356,16 +357,16 @@ def join(pool: Owner, resource: Any, slot: Slot) -> None:
         checkInit(pool, resource)
     if not isResource or resource._pool is not None:
         what = "one that is in a pool" if isResource else describe(resource)
-        raise PoolError(f"pool {pool.name!r}: the factory has to return a new Resource each time; "
-                        f"for {slot.name!r} it returned {what}")
+        raise poolError("factory", f"pool {pool.name!r}: the factory has to return a new Resource "
+                                   f"each time; for {slot.name!r} it returned {what}")
     hasTicket = False
     try:
         try:
             for hasTicket in map(list.pop, repeat(resource._ticket)):  # in one step, see Call
                 break
         except IndexError:
-            raise PoolError(f"pool {pool.name!r}: {resource.name!r} is being put into a pool by "
-                            f"another thread") from None
+            raise poolError("put-twice", f"pool {pool.name!r}: {resource.name!r} is being put into "
+                                         f"a pool by another thread") from None
         slot.ref = ref(resource)
         slot.life = resource._life
         slot.takenBy = currentTaker()
@@ -389,8 +390,8 @@ def checkNew(pool: Owner, resource: Any) -> None:
     """Raise PoolError if this Resource cannot be made a member of the pool."""
     owner = resource._pool
     if owner is not None:
-        raise PoolError(
-            f"pool {pool.name!r}: {resource.name!r} belongs to pool {owner.name!r}, "
+        raise poolError(
+            "foreign", f"pool {pool.name!r}: {resource.name!r} belongs to pool {owner.name!r}, "
             f"where it is {resource._slot.place.value}; put it back there")
 
 
@@ -399,8 +400,8 @@ def checkInit(pool: Owner, resource: Any) -> None:
     try:
         object.__getattribute__(resource, "_target")
     except AttributeError:
-        raise PoolError(f"pool {pool.name!r}: {type(resource).__name__}.__init__ has to call "
-                        f"super().__init__(name)") from None
+        raise poolError("no-super", f"pool {pool.name!r}: {type(resource).__name__}.__init__ has "
+                                    f"to call super().__init__(name)") from None
 
 
 #: The name of 1.3.2; the same class.

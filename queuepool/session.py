@@ -11,7 +11,7 @@ from psycopg2 import Error, ProgrammingError
 from psycopg2.extensions import (STATUS_READY, TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INERROR,
                                  connection, cursor, quote_ident)
 
-from queuepool.errors import PoolError
+from queuepool.errors import poolError
 
 #: The settings of psycopg2's set_session, and the client encoding.
 _settings = attrgetter("isolation_level", "readonly", "deferrable", "autocommit", "encoding")
@@ -45,8 +45,9 @@ class Session:
         if configure is not None:
             configure(conn)
             if raw.get_transaction_status() == TRANSACTION_STATUS_INERROR:
-                raise PoolError("configure left a transaction in which a statement has failed, so "
-                                "what it did would be rolled back")
+                raise poolError(
+                    "configure", "configure left a transaction in which a statement has failed, "
+                    "so what it did would be rolled back")
             commit(raw)
             self._leaveBlock()
             channels = _listeningChannels(raw)

@@ -59,7 +59,7 @@ class ConnectionManager(Connection):
                     "pool %s: the certificate of the mail server %s is not verified, so anybody "
                     "on the way can read mails and password; pass "
                     "context=ssl.create_default_context() to smtpcm.ConnectionManager to have it "
-                    "verified", pool.name, self.host)
+                    "verified [queuepool:not-verified]", pool.name, self.host)
 
     def sendmail(self, *args: Any, **kwargs: Any) -> dict[str, tuple[int, bytes]]:
         """Send a mail. Takes, returns and raises what ``smtplib.SMTP.sendmail`` does; blocks."""

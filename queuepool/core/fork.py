@@ -27,6 +27,11 @@ class Forkable(Protocol):
 _pools: weakref.WeakValueDictionary[int, Forkable] = weakref.WeakValueDictionary()
 
 
+def allPools() -> list[Any]:
+    """Return all pools of this process, in the order in which they were made."""
+    return [pool for reference in _pools.valuerefs() if (pool := reference()) is not None]
+
+
 def remember(pool: Forkable) -> None:
     """Have ``pool.startAfresh()`` called in every child process."""
     _pools[id(pool)] = pool
@@ -64,7 +69,8 @@ def _startAllAfresh() -> None:
         try:
             pool.startAfresh()
         except BaseException:  # the other pools are to start afresh all the same
-            Log(pool.name).warning("starting afresh in a child process failed", exc_info=True)
+            Log(pool.name).warning(
+                "fork-failed", "starting afresh in a child process failed", exc_info=True)
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows

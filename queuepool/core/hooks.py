@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 from queuepool.core.breaker import CircuitBreaker
 from queuepool.core.limits import Limits
-from queuepool.core.log import Log
+from queuepool.core.log import Log, brief
 from queuepool.core.slot import Slot
-from queuepool.errors import PoolError
+from queuepool.errors import PoolError, poolError
 from queuepool.stats import Reason
 
 USER = Reason.USER
@@ -42,6 +42,7 @@ class Settings(Protocol):
     closeOnException: CloseOnException
     openRetryTime: float
     leakTrace: bool
+    histograms: bool
     _overridesPut: bool
 
 
@@ -54,6 +55,10 @@ class Hooks:
         self._limits = limits
         self._breaker = breaker
         self._log = log
+        #: What the last open that failed raised, in one line, and when.
+        self.lastError: tuple[str, float] | None = None
+        #: Whether nothing was opened since.
+        self.isFailing = False
 
     def open(self, resource: Hooked) -> None:
         """Open a resource, or raise what its ``open`` raises, with nothing left half open."""
@@ -65,21 +70,26 @@ class Hooks:
         try:
             resource.open()
             if not resource._isOpen:
-                raise PoolError(
-                    f"{type(resource).__name__}.open() of {resource.name!r} has to call "
-                    f"super().open() at its end")
-        except BaseException:
+                raise poolError(
+                    "no-super", f"{type(resource).__name__}.open() of {resource.name!r} has to "
+                    f"call super().open() at its end")
+        except BaseException as error:
             slot.isTriedLast = True
             slot.opens = opens
             slot.openedAt = None
             slot.openErrors += 1
             try:
-                slot.countOpening(self._settings.clock() - startedAt)
+                now = self._settings.clock()
+                slot.countOpening(now - startedAt)
+                if isinstance(error, Exception):
+                    self.lastError = brief(error), now
+                    self.isFailing = True
             finally:
                 self._closeHalfOpen(resource)
             raise
         self.countMissed(resource)
         slot.isTriedLast = False
+        self.isFailing = False
         self.noteSuccess(slot)
         seconds = self._settings.clock() - startedAt
         slot.countOpening(seconds)
@@ -91,7 +101,7 @@ class Hooks:
             try:
                 resource.close()
             except Exception:
-                self._log.warning("close of the half open %r failed", resource.name,
+                self._log.warning("close-failed", "close of the half open %r failed", resource.name,
                                   exc_info=True)
             finally:
                 resource.resource = None
@@ -102,7 +112,7 @@ class Hooks:
         slot = resource._slot
         slot.hasRepairHooks = resource._hasRepairHooks
         slot.isLong = (slot.hasRepairHooks or self._settings.leakTrace
-                       or self._settings._overridesPut)
+                       or self._settings.histograms or self._settings._overridesPut)
 
     def noteOpen(self, resource: Hooked) -> None:
         """Count an open, whoever called it, and set the limits that hold from now on."""
@@ -137,8 +147,8 @@ class Hooks:
         except BaseException as error:
             resource.resource = None
             slot.closeErrors += 1
-            self._log.warning("close of %r failed; it counts as closed", resource.name,
-                              exc_info=True)
+            self._log.warning("close-failed", "close of %r failed; it counts as closed",
+                              resource.name, exc_info=True)
             if not isinstance(error, Exception):
                 raise
         finally:
@@ -166,7 +176,8 @@ class Hooks:
         try:
             return resource.isTransient(error)
         except Exception:
-            self._log.warning("isTransient of %r failed", resource.name, exc_info=True)
+            self._log.warning(
+                "hook-failed", "isTransient of %r failed", resource.name, exc_info=True)
             return True
 
     def closesOn(self, resource: Hooked, error: BaseException) -> bool:
@@ -174,7 +185,7 @@ class Hooks:
         try:
             resource.noteError(error)
         except Exception:
-            self._log.warning("noteError of %r failed", resource.name, exc_info=True)
+            self._log.warning("hook-failed", "noteError of %r failed", resource.name, exc_info=True)
         if isinstance(error, PoolError):  # of another take; it says nothing about this resource
             return False
         rule = self._settings.closeOnException
@@ -183,7 +194,7 @@ class Hooks:
                 return isinstance(error, rule)
             return bool(rule(error) if callable(rule) else rule)
         except Exception:
-            self._log.warning("closeOnException failed; %r is closed", resource.name,
+            self._log.warning("hook-failed", "closeOnException failed; %r is closed", resource.name,
                               exc_info=True)
             return True
 
@@ -192,7 +203,7 @@ class Hooks:
         try:
             resource.abandon()
         except Exception:
-            self._log.warning("abandon of %r failed", resource.name, exc_info=True)
+            self._log.warning("hook-failed", "abandon of %r failed", resource.name, exc_info=True)
         finally:
             resource.resource = None
             resource._isOpen = False

@@ -184,19 +184,19 @@ class Keeper:
         except Exception:  # as of a class of which only C code can make an object
             call.resource = None
             self.detach(resource, slot)
-            self._log.warning("%r was dropped and cannot be used again; the pool has room for "
-                              "another resource", slot.name)
+            self._log.warning("lost", "%r was dropped and cannot be used again; the pool has room "
+                              "for another resource", slot.name)
 
     def _tellDropped(self, slot: Slot) -> None:
         message = (
             f"{slot.name!r} was taken and dropped without being returned; it was closed and is "
             f"in the pool again. Return it with put() or take it in a with statement; keep what "
-            f"take() returned for as long as you use its 'resource'"
-            + (f". It was taken at:\n{slot.trace}" if slot.trace else ""))
-        slot.trace = None
-        self._log.warning("%s", message)
+            f"take() returned for as long as you use its 'resource'")
+        trace, slot.trace = f"It was taken at:\n{slot.trace}" if slot.trace else "", None
+        self._log.warning("dropped", "%s", message, details=trace)
         with contextlib.suppress(ResourceWarning):  # where warnings are errors: not this call's
-            warnings.warn(f"pool {self._log.poolName!r}: {message}", ResourceWarning, stacklevel=2)
+            warnings.warn(f"pool {self._log.poolName!r}: {message} [queuepool:dropped]\n{trace}",
+                          ResourceWarning, stacklevel=2)
 
     # -- upkeep
 
@@ -205,8 +205,8 @@ class Keeper:
         self._queue.reconcile()
         while self._queue.lost:
             slot = self._queue.lost.popleft()
-            self._log.warning("%r is no more: it was dropped and could not come back; the pool "
-                              "has room for another resource", slot.name)
+            self._log.warning("lost", "%r is no more: it was dropped and could not come back; the "
+                              "pool has room for another resource", slot.name)
             self._ledger.keep(slot)
 
     def closeDue(self, until: float = NEVER, minOpen: int = 0) -> None:
@@ -251,7 +251,7 @@ class Keeper:
                 try:
                     self._hooks.open(call.resource)
                 except Exception:
-                    self._log.warning("opening %r again failed", call.resource.name,
+                    self._log.warning("cannot-open", "opening %r again failed", call.resource.name,
                                       exc_info=True)
 
     def isNextDue(self, now: float) -> bool:
@@ -310,7 +310,8 @@ class Keeper:
                 self._hooks.open(call.resource)
                 return True
             except Exception:
-                self._log.warning("opening %s ahead of use failed", name, exc_info=True)
+                self._log.warning(
+                    "cannot-open", "opening %s ahead of use failed", name, exc_info=True)
                 raise
             finally:
                 if call.resource is not None:

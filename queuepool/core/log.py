@@ -35,9 +35,13 @@ class Log:
         """Log the end of what was warned of."""
         self._write(logging.INFO, message, args)
 
-    def warning(self, message: str, *args: object, exc_info: bool = False) -> None:
-        """Log what somebody should look at."""
-        self._write(logging.WARNING, message, args, exc_info)
+    def warning(self, word: str, message: str, *args: object, details: str = "",
+                exc_info: bool = False) -> None:
+        """Log what somebody should look at. The README has a section for each ``word``."""
+        if details:
+            details = "\n" + details
+        self._write(logging.WARNING, message + " [queuepool:%s]%s", (*args, word, details),
+                    exc_info)
 
     def _write(self, level: int, message: str, args: tuple[object, ...],
                exc_info: bool = False) -> None:

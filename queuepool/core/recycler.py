@@ -96,5 +96,5 @@ def _run(weakPool: weakref.ref[Recyclable], end: SimpleQueue[Any], interval: flo
             pool.recycle()
         except BaseException:
             with contextlib.suppress(BaseException):
-                log.warning("recycle failed; the recycler goes on", exc_info=True)
+                log.warning("recycle-failed", "recycle failed; the recycler goes on", exc_info=True)
         del pool

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import enum
 import sys
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from queuepool.stats import Reason
+from queuepool.stats import BOUNDS, Histogram, Reason
+
+#: The counts of a Histogram of nothing; to be copied.
+NO_COUNTS = [0] * (len(BOUNDS) + 1)
 
 NEVER = float("inf")
 PAST = float("-inf")
@@ -48,6 +52,7 @@ class Slot:
         "takes", "takesAtOpen", "takesLimit",
         "opens", "openErrors", "closes", "closeErrors",
         "waits", "timeouts", "waitTime", "waitMax", "openTime", "openMax", "useTime", "useMax",
+        "waitCounts", "openCounts", "useCounts",
     )
 
     def __init__(self) -> None:
@@ -55,6 +60,10 @@ class Slot:
         self.waits = self.timeouts = 0
         self.waitTime = self.waitMax = self.openTime = self.openMax = 0.0
         self.useTime = self.useMax = 0.0
+        #: For each bucket of a Histogram how many; None until there is one, to save memory.
+        self.waitCounts: list[int] | None = None
+        self.openCounts: list[int] | None = None
+        self.useCounts: list[int] | None = None
         self.closes: dict[Reason, int] = {}
         self.reset("")
 
@@ -100,12 +109,20 @@ class Slot:
         """Count the time of one call of ``open``, successful or not."""
         self.openTime += seconds
         self.openMax = max(self.openMax, seconds)
+        counts = self.openCounts
+        if counts is None:
+            counts = self.openCounts = NO_COUNTS.copy()
+        counts[bisect_left(BOUNDS, seconds)] += 1
 
     def countWait(self, seconds: float) -> None:
         """Count one wait in line."""
         self.waits += 1
         self.waitTime += seconds
         self.waitMax = max(self.waitMax, seconds)
+        counts = self.waitCounts
+        if counts is None:
+            counts = self.waitCounts = NO_COUNTS.copy()
+        counts[bisect_left(BOUNDS, seconds)] += 1
 
 
 class Ledger:
@@ -136,6 +153,18 @@ class Ledger:
     def max(self, maximum: str) -> float:
         """Return the largest of one maximum over all slots."""
         return max((getattr(slot, maximum) for slot in self._slots.copy()), default=0.0)
+
+    def histogram(self, what: str) -> Histogram:
+        """Return the histogram of "wait", "open" or "use" over all slots."""
+        total, seconds, longest = NO_COUNTS.copy(), 0.0, 0.0
+        for slot in self._slots.copy():
+            counts = getattr(slot, what + "Counts")
+            if counts is not None:
+                seconds += getattr(slot, what + "Time")
+                longest = max(longest, getattr(slot, what + "Max"))
+                for number, count in enumerate(counts):
+                    total[number] += count
+        return Histogram(tuple(total), seconds, longest)
 
     def closes(self) -> dict[Reason, int]:
         """Return how many closes there were for each reason."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import io
+import linecache
 import logging
 import math
 import os
@@ -23,12 +25,16 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
-from queuepool import PoolClosed, Stats
+from queuepool import Holder, PoolClosed, Report, Stats
 
 T = TypeVar("T")
 
 now = time.perf_counter
 
+#: Columns of the live table.
+WIDTH = 80
+#: How many of those who have a connection it shows at most.
+SHOWN = 10
 #: How many connections the demo may open to the embedded server, whose max_connections is 100.
 EMBEDDED_CAPACITY = 90
 #: Seconds that running requests have to end, before they are cancelled and again afterwards.
@@ -204,6 +210,7 @@ class Sample:
 
     elapsed: float
     pool: Stats
+    report: Report
     done: int
     failed: int
     rate: float
@@ -228,6 +235,7 @@ class Worker:
     """
 
     load: Load
+    name: str
     waits: array[float] = field(default_factory=lambda: array("d"))
     requests: array[float] = field(default_factory=lambda: array("d"))
     failures: list[Failure] = field(default_factory=list)
@@ -237,7 +245,7 @@ class Worker:
 
     def begin(self) -> None:
         """Start the thread."""
-        thread = threading.Thread(target=self._run, daemon=True)
+        thread = threading.Thread(target=self._run, name=self.name, daemon=True)
         thread.start()
         self.thread = thread
 
@@ -278,7 +286,7 @@ class Load:
             self.pool: Any = ConnectionPool("demo", capacity, dsn, application_name=self.label)
         except Exception as error:
             raise DemoError(f"the DSN is wrong: {oneLine(error)}") from error
-        self._workers = [Worker(self) for number in range(threads)]
+        self._workers = [Worker(self, f"worker-{number}") for number in range(1, threads + 1)]
         #: The process ids of all backends of the server that ran a request.
         self._backends: set[int] = set()
         #: The connections that run a request, by the ident of the thread.
@@ -417,6 +425,7 @@ class Load:
             requests.extend(worker.requests[start[1]:end[1]])
         return Sample(
             elapsed=instant - self._startedAt, pool=self.pool.stats(),
+            report=self.pool.report(),
             done=sum(length for _, length in lengths),
             failed=sum(len(worker.failures) for worker in self._workers),
             rate=len(requests) / max(instant - before, 1e-9),
@@ -488,8 +497,25 @@ def formatTime(seconds: float) -> str:
     return f"{seconds * 1000:,.1f} ms" if seconds < 1.0 else f"{seconds:,.2f} s"
 
 
-def openDisplay() -> PlainDisplay:
-    """Return a live table if this is a terminal and rich is installed, else plain lines."""
+def line(holder: Holder) -> str:
+    """Return the line of this module that the thread of a holder runs, as it stands here."""
+    for frame in reversed(holder.frames):
+        if frame.file == __file__:
+            return f"{frame.line}: {linecache.getline(__file__, frame.line).strip()}"
+    return holder.place
+
+
+def openDisplay(picture: str | None = None) -> PlainDisplay:
+    """Return a live table if this is a terminal and rich is installed, else plain lines.
+
+    With a file for a picture it is always the table; raises DemoError if rich is not installed.
+    """
+    if picture is not None:
+        try:
+            return RichDisplay(picture)
+        except ImportError as error:
+            raise DemoError("--svg needs rich. Install it with: python -m pip install rich"
+                            ) from error
     if sys.stdout.isatty():
         try:
             return RichDisplay()
@@ -523,6 +549,9 @@ class PlainDisplay:
             self.say(f"{sample.elapsed:6.1f} s {sample.rate:9,.0f} requests/s   "
                      f"open {pool.open}  taken {pool.taken}  idle {pool.idle}  "
                      f"waiting {pool.waiting}  opens {pool.opens}  failed {sample.failed}")
+            for holder in sample.report.holders[:1]:
+                self.say(f"{'':9}{holder.resource} is held longest, {formatTime(holder.seconds)} "
+                         f"by {holder.thread}, in line {line(holder)}")
         return 1.0
 
     def report(self, summary: Summary) -> None:
@@ -539,7 +568,7 @@ class PlainDisplay:
 class RichDisplay(PlainDisplay):
     """A display in a table that is updated in place."""
 
-    def __init__(self) -> None:
+    def __init__(self, picture: str | None = None) -> None:
         from rich.console import Console
         from rich.live import Live
 
@@ -547,7 +576,10 @@ class RichDisplay(PlainDisplay):
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._title = ""
         self._seconds = 0.0
-        self._rates: deque[float] = deque(maxlen=40)
+        #: The file for an SVG picture of what was shown last.
+        self._picture = picture
+        self._last: Sample | None = None
+        self._rates: deque[float] = deque(maxlen=46)
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -567,21 +599,45 @@ class RichDisplay(PlainDisplay):
 
     def show(self, sample: Sample) -> float:
         """Show a sample. Return in how many seconds to show the next one."""
+        if sample.elapsed >= 0.1:
+            self._rates.append(sample.rate)
+        self._last = sample
+        self._live.update(self._draw(sample, max(1, min(SHOWN, self._console.height - 20))),
+                          refresh=True)
+        return 0.25
+
+    def _save(self, sample: Sample, path: str) -> None:
+        from rich.console import Console
+
+        console = Console(record=True, file=io.StringIO(), width=WIDTH, force_terminal=True,
+                          highlight=False)
+        console.print(self._draw(sample, SHOWN))
+        try:
+            console.save_svg(path, title="python -m queuepool")
+        except OSError as error:
+            raise DemoError(f"--svg: {oneLine(error)}") from error
+
+    def _draw(self, sample: Sample, shown: int) -> Any:
+        """Return what is shown, with so many of those who have a connection."""
+        from rich.console import Group
+        from rich.text import Text
+
+        return Group(self._numbers(sample), self._holders(sample.report, shown),
+                     Text(sample.news, style="yellow"))
+
+    def _numbers(self, sample: Sample) -> Any:
         from rich import box
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
-        if sample.elapsed >= 0.1:
-            self._rates.append(sample.rate)
         pool = sample.pool
-        table = Table(box=box.ROUNDED, show_header=False, pad_edge=True, width=74,
-                      caption=sample.news, caption_style="yellow", caption_justify="left")
+        table = Table(box=box.ROUNDED, show_header=False, pad_edge=True, width=WIDTH)
         table.add_column(style="bold", width=13)
         table.add_column(justify="right", width=9)
-        table.add_column(width=40, no_wrap=True)
+        table.add_column(width=46, no_wrap=True)
         table.add_row("time", f"{sample.elapsed:.1f} s",
-                      ProgressBar(self._seconds, sample.elapsed, width=40))
+                      ProgressBar(self._seconds, sample.elapsed, width=46))
         table.add_row("open", f"{pool.open:,}", self._bar(pool.open, pool.capacity, "cyan"))
         table.add_row("taken", f"{pool.taken:,}", self._bar(pool.taken, pool.capacity, "green"))
         table.add_row("idle", f"{pool.idle:,}", self._bar(pool.idle, pool.capacity, "blue"))
@@ -593,13 +649,30 @@ class RichDisplay(PlainDisplay):
             p50, p99, most = map(formatTime, times) if times else ("-",) * 3
             table.add_row(label, p50, f"p99 {p99}   max {most}")
         table.add_row("opens", f"{pool.opens:,}", f"closes {pool.closes:,}")
-        self._live.update(table, refresh=True)
-        return 0.25
+        return table
+
+    def _holders(self, report: Report, shown: int) -> Any:
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=box.ROUNDED, width=WIDTH, title="checked out, the longest first",
+                      title_style="bold", title_justify="left")
+        table.add_column("seconds", justify="right", width=7)
+        table.add_column("resource", width=9, no_wrap=True)
+        table.add_column("thread", width=10, no_wrap=True)
+        table.add_column("is now at", no_wrap=True)
+        for holder in report.holders[:shown]:
+            table.add_row(f"{holder.seconds:.3f}", holder.resource, holder.thread,
+                          Text(line(holder)))
+        if len(report.holders) > shown:
+            table.add_row("", f"{len(report.holders) - shown} more")
+        return table
 
     def _bar(self, value: int, whole: int, style: str) -> Any:
         from rich.progress_bar import ProgressBar
 
-        return ProgressBar(whole, value, width=40, complete_style=style, finished_style=style)
+        return ProgressBar(whole, value, width=46, complete_style=style, finished_style=style)
 
     def _spark(self) -> str:
         levels = " .:-=+*#" if self._console.options.ascii_only else "▁▂▃▄▅▆▇█"
@@ -607,7 +680,7 @@ class RichDisplay(PlainDisplay):
         return "".join(levels[int(rate / most * (len(levels) - 1))] for rate in self._rates)
 
     def report(self, summary: Summary) -> None:
-        """Print the summary."""
+        """Print the summary, and write the picture. Raises DemoError if it cannot be written."""
         from rich import box
         from rich.table import Table
         from rich.text import Text
@@ -625,3 +698,5 @@ class RichDisplay(PlainDisplay):
             times.add_row(label, *map(formatTime, value or ()))
         self._console.print(facts)
         self._console.print(times)
+        if self._picture is not None and self._last is not None:
+            self._save(self._last, self._picture)

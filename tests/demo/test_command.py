@@ -1,5 +1,6 @@
 """The command line of the demo, its report, and what it says when it cannot run."""
 
+import inspect
 import io
 import os
 import re
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import types
+from xml.etree import ElementTree
 
 import psycopg2
 import pytest
@@ -332,6 +334,62 @@ def test_live_table_shows_the_chaos_and_failures(run, terminal, serverDsn):
     assert "terminated all 3 backends" in live
     assert "request p50" in live and "p99" in live
     assert "requests per second" in report
+
+
+# -- who holds what
+
+#: Hold the connection long enough to be seen.
+HELD = ["--sql", "select pg_sleep(0.2)"]
+
+
+def test_plain_lines_tell_who_holds_a_connection_longest_and_where(run, serverDsn):
+    outcome = run("--dsn", serverDsn, "--seconds", "1.4", *HELD, *SMALL)
+    assert outcome.code == 0
+    held, = re.findall(r"^ +demo-\d is held longest, .* by worker-\d, in line (\d+): (.*)$",
+                       outcome.out, re.M)[:1]
+    source = inspect.getsource(demo).splitlines()
+    assert source[int(held[0]) - 1].strip() == held[1] == "cursor.execute(self._sql)"
+
+
+def test_live_table_shows_who_holds_what_and_where(run, terminal, serverDsn, monkeypatch):
+    monkeypatch.setenv("LINES", "40")
+    assert run("--dsn", serverDsn, "--seconds", "0.9", *HELD, *SMALL, stdout=terminal).code == 0
+    assert re.search(r"0\.\d{3} │ demo-\d +│ worker-\d +│ \d+: cursor\.execute",
+                     terminal.getvalue())
+
+
+def test_low_terminal_shows_the_longest_and_how_many_more(run, terminal, serverDsn, monkeypatch):
+    monkeypatch.setenv("LINES", "10")
+    assert run("--dsn", serverDsn, "--seconds", "0.9", *HELD, *SMALL, stdout=terminal).code == 0
+    monkeypatch.setenv("LINES", "21")
+    assert run("--dsn", serverDsn, "--seconds", "0.9", *HELD, *SMALL, stdout=terminal).code == 0
+    assert "2 more" in terminal.getvalue()
+
+
+def test_picture_shows_the_live_table(run, serverDsn, tmp_path):
+    picture = tmp_path / "live.svg"
+    outcome = run("--dsn", serverDsn, "--seconds", "0.9", "--svg", str(picture), *HELD, *SMALL)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "Report" in outcome.out and "│ time" not in outcome.out  # no terminal: nothing live
+    text = "".join(ElementTree.parse(picture).getroot().itertext()).replace("\xa0", " ")
+    assert "python -m queuepool" in text and "threads" in text
+    assert "worker-" in text and "cursor.execute" in text
+
+
+def test_picture_that_cannot_be_written_is_told_after_the_report(run, serverDsn, tmp_path):
+    outcome = run("--dsn", serverDsn, "--seconds", "0.2", *SMALL,
+                  "--svg", str(tmp_path / "missing" / "live.svg"))
+    outcome.checkOneLine(1)
+    assert "--svg: " in outcome.err and "Report" in outcome.out
+
+
+def test_picture_without_rich_is_told(run, monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "rich"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "rich", None)
+    outcome = run("--svg", "live.svg")
+    outcome.checkOneLine(1)
+    assert "pip install rich" in outcome.err
 
 
 def test_embedded_run_before_a_terminal(run, terminal):

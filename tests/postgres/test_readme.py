@@ -1,20 +1,30 @@
 """The README is true: its examples run, and what it names is there. tests/recipes/ has the rest."""
 
 import ast
+import logging
+import os
 import re
+import signal
 import socket
+import subprocess
+import sys
 import threading
 
 import psycopg2
 import pytest
 
-from queuepool import Pool
+from queuepool import Pool, PoolTimeout
 from tests.helpers import awaitTrue, start
 from tests.recipes import README, pythonBlocks
 
 ROOT = README.parent
 #: The headings of the examples that follow one another, as a reader types them.
 FIRST_STEPS = "Start", "Transactions", "Without a with block", "Your own resource", "gevent"
+SEVERAL = "gunicorn, and other servers of several processes"
+#: The headings of the examples that look into a pool.
+LOOKS = "The report", "From outside the process", "Logging"
+#: The headings of the examples of metrics.
+METRICS = "Prometheus", "OpenTelemetry", SEVERAL
 #: What the README quotes of others: psycopg2, PostgreSQL, Python.
 FOREIGN_MESSAGES = {"connection already closed", "too many clients already"}
 
@@ -62,8 +72,97 @@ def test_the_first_steps_run_one_after_the_other(dsn, echoPort, monkeypatch, cap
     assert capsys.readouterr().out == "42\n"
 
 
+@pytest.fixture
+def unchanged():
+    """Set back what the examples change for the whole process."""
+    logger = logging.getLogger("queuepool")
+    level, handler = logger.level, signal.getsignal(signal.SIGUSR1)
+    yield
+    logger.setLevel(level)
+    signal.signal(signal.SIGUSR1, handler)
+
+
+def test_a_stuck_pool_can_be_looked_into(makePool, unchanged, capfd):
+    pool = makePool(1, maxWaiting=0)
+    held = start(pool.take).result()
+    reports, signals, logs = ("".join(pythonBlocks()[heading]) for heading in LOOKS)
+    with pytest.raises(PoolTimeout):
+        exec(reports, {"pool": pool})
+    verdict, _, report = capfd.readouterr().out.partition("\n")
+    assert verdict == "exhausted"
+    exec(signals)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    dumped = capfd.readouterr().err
+    for text in report, dumped:
+        assert f"pool {pool.name!r}: exhausted\n  capacity 1, checked out 1" in text
+    exec(logs)
+    assert logging.getLogger("queuepool").level == logging.INFO
+    pool.put(held)
+
+
+def runWithPool(*blocks, **environment):
+    """Run the blocks, in a program that has a pool, and return what it prints."""
+    program = "\n".join(["from tests.helpers import PlainResource", "from queuepool import Pool",
+                         "pool = Pool('app', 3, factory=PlainResource)",
+                         "with pool.take(): pass", *blocks])
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, text=True, timeout=30,
+                          capture_output=True, env={**os.environ, **environment})
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_prometheus_can_scrape():
+    pytest.importorskip("prometheus_client", reason="prometheus-client is not installed")
+    block, = pythonBlocks()["Prometheus"]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    assert "8000" in block
+    scraped = runWithPool(
+        block.replace("8000", port), "from urllib.request import urlopen",
+        f"print(urlopen('http://127.0.0.1:{port}/metrics').read().decode())")
+    assert 'queuepool_max_connections{pool="app"} 3.0' in scraped
+    assert 'queuepool_takes_total{pool="app"} 1.0' in scraped
+
+
+def test_prometheus_can_scrape_several_processes(tmp_path):
+    pytest.importorskip("prometheus_client", reason="prometheus-client is not installed")
+    program, configuration = pythonBlocks()[SEVERAL]
+    scrape = """
+import contextlib, os, struct, time, types
+from wsgiref.util import setup_testing_defaults
+
+request, text = {}, ""
+setup_testing_defaults(request)
+while "queuepool_takes_total" not in text:  # it is written once a second
+    time.sleep(0.01)
+    with contextlib.suppress(struct.error):  # prometheus_client reads a file that is just made
+        text = b"".join(metrics(request, lambda status, headers: None)).decode()
+print(text, "--- dead")
+child_exit(None, types.SimpleNamespace(pid=os.getpid()))
+print(os.listdir(os.environ["PROMETHEUS_MULTIPROC_DIR"]))"""
+    alive, dead = runWithPool(program, configuration, scrape,
+                              PROMETHEUS_MULTIPROC_DIR=str(tmp_path)).split("--- dead")
+    assert 'queuepool_max_connections{pool="app"} 3.0' in alive
+    assert 'queuepool_takes_total{pool="app"} 1.0' in alive
+    assert "counter_" in dead and "live" not in dead
+
+
+def test_opentelemetry_observes_the_pool():
+    for package in "opentelemetry", "opentelemetry.sdk":
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    block, = pythonBlocks()["OpenTelemetry"]
+    collected = runWithPool(
+        "from opentelemetry.metrics import set_meter_provider",
+        "from opentelemetry.sdk.metrics import MeterProvider",
+        "from opentelemetry.sdk.metrics.export import InMemoryMetricReader",
+        "reader = InMemoryMetricReader()", "set_meter_provider(MeterProvider([reader]))", block,
+        "print(reader.get_metrics_data().to_json())")
+    assert '"db.client.connection.max"' in collected
+    assert '"db.client.connection.pool.name": "app"' in collected
+
+
 def test_every_python_block_is_run_by_a_test():
-    run = set(FIRST_STEPS)
+    run = {*FIRST_STEPS, *LOOKS, *METRICS}
     for path in (ROOT / "tests" / "recipes").glob("test_*.py"):
         run.update(node.value for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
                    if isinstance(node, ast.Constant) and isinstance(node.value, str))

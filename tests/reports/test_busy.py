@@ -81,7 +81,9 @@ def test_the_error_says_the_numbers(makePool, world):
         pool.take(timeout=7.5)
     assert re.fullmatch(
         r"pool 'p': it would have to wait, but maxWaiting \(1\) threads wait already; it gave up "
-        r"in 0\.\d\d\d s \(timeout 7\.5 s\): capacity 2, checked out 2, idle 0, waiting 1",
+        r"in 0\.\d\d\d s \(timeout 7\.5 s\): capacity 2, checked out 2, idle 0, waiting 1; .*; "
+        r"'.*' is checked out longest, for \d\.\d s, by thread 'MainThread', which waits in pool "
+        r"'p'; this thread already has '.*' \[queuepool:nested\]",
         str(caught.value))
     assert isinstance(caught.value, PoolTimeout) and isinstance(caught.value, TimeoutError)
     assert caught.value.__cause__ is None and caught.value.__context__ is None

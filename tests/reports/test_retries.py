@@ -194,7 +194,7 @@ def test_who_cannot_tell_counts_as_yes_and_is_logged(makePool, world, caplog):
     with pool.take():
         assert pool.stats().openErrors == 1
     told, retry = lines(caplog)
-    assert told == "pool p: isTransient of 'p-0' failed"
+    assert told == "pool p: isTransient of 'p-0' failed [queuepool:hook-failed]"
     assert "I do not know" in caplog.text and "tried again" in retry
     checkWhole(pool, world)
 
@@ -235,9 +235,8 @@ def test_each_attempt_is_one_line_of_the_log(makePool, world, caplog):
     with pool.take():
         pass
     assert lines(caplog) == [
-        "pool p: opening 'p-0' failed, it is tried again: OSError: it is down",
-        "pool p: opening 'p-0' failed, it is tried again: ConnectionError: refused",
-        "pool p: opening 'p-0' failed, it is tried again: OSError: "]
+        f"pool p: opening 'p-0' failed, it is tried again: {what} [queuepool:cannot-open]"
+        for what in ("OSError: it is down", "ConnectionError: refused", "OSError: ")]
     for record in caplog.records:
         assert not record.exc_info and not record.stack_info
         assert "\n" not in record.getMessage()

@@ -5,13 +5,15 @@ import pickle
 import pytest
 
 import queuepool
-from queuepool import Pool, PoolBusy, PoolClosed, PoolError, PoolTimeout
+from queuepool import Pool, PoolBusy, PoolClosed, PoolDeadlock, PoolError, PoolTimeout
+from queuepool.errors import TakeBusy, TakeDeadlock, TakeTimeout
 
 
 def test_every_error_is_a_pool_error():
     assert PoolError.__bases__ == (Exception,)
     assert issubclass(PoolTimeout, PoolError)
     assert issubclass(PoolBusy, PoolTimeout)
+    assert issubclass(PoolDeadlock, PoolTimeout)
     assert issubclass(PoolClosed, PoolError)
 
 
@@ -20,9 +22,11 @@ def test_a_time_out_is_also_a_timeout_error():
         pool.take(timeout=0)
     assert isinstance(caught.value, TimeoutError)
     assert not issubclass(PoolClosed, TimeoutError)
+    for kind, own in (PoolBusy, TakeBusy), (PoolDeadlock, TakeDeadlock):
+        assert issubclass(own, kind) and issubclass(own, TakeTimeout)
 
 
-@pytest.mark.parametrize("kind", [PoolError, PoolTimeout, PoolBusy, PoolClosed])
+@pytest.mark.parametrize("kind", [PoolError, PoolTimeout, PoolBusy, PoolDeadlock, PoolClosed])
 def test_an_error_says_its_text_and_survives_pickling(kind):
     error = pickle.loads(pickle.dumps(kind("pool 'p': no")))
     assert type(error) is kind
@@ -31,6 +35,7 @@ def test_an_error_says_its_text_and_survives_pickling(kind):
 
 def test_the_public_names_are_these():
     assert sorted(queuepool.__all__) == [
-        "Pool", "PoolBusy", "PoolClosed", "PoolError", "PoolTimeout", "Reason", "Resource",
-        "ResourceManager", "Stats"]
+        "Histogram", "Holder", "Pool", "PoolBusy", "PoolClosed", "PoolDeadlock", "PoolError",
+        "PoolTimeout", "Reason", "Report", "Resource", "ResourceManager", "Stats", "Verdict",
+        "dumpOnSignal"]
     assert all(hasattr(queuepool, name) for name in queuepool.__all__)

@@ -128,7 +128,7 @@ def test_it_is_forgotten_though_abandon_fails(world, caplog):
         pass
     pool.startAfresh()
     assert (resource.isOpen, resource.resource) == (False, None)
-    assert caplog.messages == ["pool p: abandon of 'p-0' failed"]
+    assert caplog.messages == ["pool p: abandon of 'p-0' failed [queuepool:hook-failed]"]
     checkWhole(pool)
 
 
@@ -245,4 +245,5 @@ def test_a_pool_that_cannot_start_afresh_keeps_no_other_from_it(monkeypatch, cap
     monkeypatch.setattr(fork, "_pools", dict(enumerate(fakes)))
     fork._startAllAfresh()
     assert started == ["a", "unfit", "b"]
-    assert caplog.messages == ["pool unfit: starting afresh in a child process failed"]
+    assert caplog.messages == [
+        "pool unfit: starting afresh in a child process failed [queuepool:fork-failed]"]

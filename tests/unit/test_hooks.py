@@ -60,7 +60,7 @@ class Watched:
 @pytest.fixture
 def settings(clock):
     return SimpleNamespace(clock=clock, closeOnException=True, openRetryTime=0.0, leakTrace=False,
-                           _overridesPut=False)
+                           histograms=False, _overridesPut=False)
 
 
 @pytest.fixture

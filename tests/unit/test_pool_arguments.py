@@ -140,7 +140,8 @@ def test_a_factory_has_to_return_a_new_resource_each_time(world):
     same = PlainResource("same", world)
     products = ["password", None, same, same, PlainResource("new", world)]
     pool = Pool("p", 2, factory=lambda name: products.pop(0))
-    said = "pool 'p': the factory has to return a new Resource each time; for 'p-{}' it returned {}"
+    said = ("pool 'p': the factory has to return a new Resource each time; for 'p-{}' it returned "
+            "{} [queuepool:factory]")
     for number, what in enumerate(["a value of type str", "a value of type NoneType"]):
         with pytest.raises(PoolError) as caught:
             pool.take()
@@ -159,7 +160,8 @@ def test_a_factory_whose_resource_forgot_its_super_init_is_told_so():
     pool = Pool("p", 1, factory=Forgetful)
     with pytest.raises(PoolError) as caught:
         pool.take()
-    assert str(caught.value) == "pool 'p': Forgetful.__init__ has to call super().__init__(name)"
+    assert str(caught.value) == (
+        "pool 'p': Forgetful.__init__ has to call super().__init__(name) [queuepool:no-super]")
     assert pool.stats().idle == 1
 
 

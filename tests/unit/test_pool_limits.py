@@ -331,7 +331,8 @@ def test_recycle_logs_a_failing_close_and_goes_on(poolOf, clock, world, caplog):
     clock.advance(11)
     pool.recycle()
     assert caplog.messages == [
-        f"pool p: close of 'p-{number}' failed; it counts as closed" for number in range(3)]
+        f"pool p: close of 'p-{number}' failed; it counts as closed [queuepool:close-failed]"
+        for number in range(3)]
     assert (world.live, pool.stats().closeErrors) == (0, 3)
     checkWhole(pool, world)
 
@@ -417,7 +418,8 @@ def test_what_is_too_old_stays_until_another_can_be_opened(clock, world, caplog)
     clock.advance(301)
     pool.recycle()
     assert (world.live, closesOf(pool)) == (1, {})
-    assert caplog.messages == ["pool p: opening 'p-1' ahead of use failed"]
+    assert caplog.messages == [
+        "pool p: opening 'p-1' ahead of use failed [queuepool:cannot-open]"]
     pool.recycle()
     assert (world.live, closesOf(pool)) == (1, {Reason.AGE: 1})
     checkClosed(pool, world)
@@ -446,7 +448,8 @@ def test_recycle_logs_a_failing_open_and_tries_again_the_next_time(world, caplog
                 factory=lambda name: FakeResource(name, world, open=[OSError("down")]))
     for failed in "p-0", "p-1":
         pool.recycle()
-        assert caplog.messages[-1] == f"pool p: opening '{failed}' ahead of use failed"
+        assert caplog.messages[-1] == (
+            f"pool p: opening '{failed}' ahead of use failed [queuepool:cannot-open]")
         assert caplog.records[-1].levelname == "WARNING"
         assert str(caplog.records[-1].exc_info[1]) == "down"
     pool.recycle()

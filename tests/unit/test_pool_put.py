@@ -142,7 +142,8 @@ def test_put_does_not_raise_what_put_repair_raises(isWith, world, caplog):
     assert not resource.isOpen and closesOf(pool) == {Reason.REPAIR: 1}
     (record,) = caplog.records
     assert (record.name, record.levelname) == ("queuepool", "WARNING")
-    assert record.message == "pool p: putRepair of 'a' failed; it is closed"
+    assert record.message == (
+        "pool p: putRepair of 'a' failed; it is closed [queuepool:hook-failed]")
     assert str(record.exc_info[1]) == "rollback"
     checkWhole(pool, world)
 
@@ -159,7 +160,8 @@ def test_put_does_not_raise_what_close_raises(isWith, world, caplog):
     stats = pool.stats()
     assert (stats.closes, stats.closeErrors) == (1, 1)
     assert closesOf(pool) == {Reason.USAGE: 1}
-    assert caplog.messages == ["pool p: close of 'a' failed; it counts as closed"]
+    assert caplog.messages == [
+        "pool p: close of 'a' failed; it counts as closed [queuepool:close-failed]"]
     checkWhole(pool, world)
 
 
@@ -168,8 +170,9 @@ def test_put_does_not_raise_though_both_hooks_fail(world, caplog):
     pool = seeded(resource)
     resource.script["putRepair"] = [ValueError]
     pool.put(pool.take())
-    assert caplog.messages == ["pool p: putRepair of 'a' failed; it is closed",
-                               "pool p: close of 'a' failed; it counts as closed"]
+    assert caplog.messages == [
+        "pool p: putRepair of 'a' failed; it is closed [queuepool:hook-failed]",
+        "pool p: close of 'a' failed; it counts as closed [queuepool:close-failed]"]
     checkWhole(pool, world)
 
 
@@ -277,7 +280,8 @@ def test_a_close_on_exception_that_fails_closes(rule, caplog):
     with pytest.raises(KeyError), pool.take() as resource:
         raise KeyError
     assert not resource.isOpen
-    assert caplog.messages == ["pool p: closeOnException failed; 'a' is closed"]
+    assert caplog.messages == [
+        "pool p: closeOnException failed; 'a' is closed [queuepool:hook-failed]"]
 
 
 @pytest.mark.parametrize("rule", [True, BaseException, OSError, lambda error: True])
@@ -302,7 +306,7 @@ def test_what_fails_to_note_an_error_is_closed_or_not_all_the_same(world, caplog
         with pytest.raises(KeyError), pool.take() as resource:
             raise KeyError
         assert resource.isOpen is not rule
-        assert caplog.messages[-1] == "pool p: noteError of 'a' failed"
+        assert caplog.messages[-1] == "pool p: noteError of 'a' failed [queuepool:hook-failed]"
         checkClosed(pool, world)
 
 
@@ -335,7 +339,7 @@ def test_what_the_user_closed_before_the_exception_is_closed_once(world):
 
 
 MISUSE = ("pool 'p': 'a' is {}, not checked out: it was already returned (put twice?). "
-          "Return once what was taken, and do not use it afterwards")
+          "Return once what was taken, and do not use it afterwards [queuepool:put-twice]")
 
 
 def test_putting_what_is_idle_is_refused(world):
@@ -364,7 +368,8 @@ def test_putting_in_a_hook_is_refused(caplog):
     assert str(caught.value) == MISUSE.format("in the hands of a pool call that runs its hooks")
     resource.script["putRepair"] = [lambda: pool.put(resource)]
     pool.put(pool.take())
-    assert caplog.messages == ["pool p: putRepair of 'a' failed; it is closed"]
+    assert caplog.messages == [
+        "pool p: putRepair of 'a' failed; it is closed [queuepool:hook-failed]"]
     checkWhole(pool, resource.world)
 
 
@@ -391,7 +396,8 @@ def test_putting_what_another_pool_has_is_refused_and_changes_nothing(world):
     with pytest.raises(PoolError) as caught:
         other.put(resource)
     assert str(caught.value) == (
-        "pool 'other': 'a' belongs to pool 'p', where it is checked out; put it back there")
+        "pool 'other': 'a' belongs to pool 'p', where it is checked out; put it back there "
+        "[queuepool:foreign]")
     pool.put(resource)
     with pytest.raises(PoolError, match="'a' belongs to pool 'p', where it is idle in the pool"):
         other.put(resource)
@@ -442,7 +448,8 @@ def test_putting_what_forgot_its_super_init_says_so():
 
     with pytest.raises(PoolError) as caught:
         Pool("p", 1).put(Forgetful())
-    assert str(caught.value) == "pool 'p': Forgetful.__init__ has to call super().__init__(name)"
+    assert str(caught.value) == (
+        "pool 'p': Forgetful.__init__ has to call super().__init__(name) [queuepool:no-super]")
 
 
 def test_the_with_statement_of_a_resource_in_no_pool_says_so(world):
@@ -501,7 +508,8 @@ def test_seeding_survives_a_failing_put_repair(caplog):
     resource = FakeResource("a", putRepair=[ValueError])
     pool = Pool("p", 1)
     pool.put(resource)
-    assert caplog.messages == ["pool p: putRepair of 'a' failed; it is closed"]
+    assert caplog.messages == [
+        "pool p: putRepair of 'a' failed; it is closed [queuepool:hook-failed]"]
     checkWhole(pool, resource.world)
 
 
@@ -514,7 +522,7 @@ def test_one_more_than_the_capacity_is_refused_and_does_not_hang():
         assert taken.name == "b"
     assert str(caught.value) == (
         "pool 'p' already has all 2 resources of its capacity; 'c' was not put. Raise the "
-        "capacity with resize()")
+        "capacity with resize() [queuepool:full]")
     assert extra.pool is None
     checkWhole(pool)
 
@@ -694,7 +702,7 @@ def test_a_put_of_a_subclass_that_fails_loses_nothing(error, world, caplog):
         if error is not None:
             raise error
     if error is not None:
-        assert caplog.messages == ["pool p: put of 'a' failed"]
+        assert caplog.messages == ["pool p: put of 'a' failed [queuepool:put-failed]"]
     assert pool.stats().idle == 1
     with pool.take(timeout=0) as resource:
         resource.close()  # so that the put does not fail

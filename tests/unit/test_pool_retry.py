@@ -49,9 +49,9 @@ def test_a_time_out_is_caused_by_the_last_failure_and_counted(world):
     failed = pool.stats().openErrors
     assert failed >= 1 and caught.value.__cause__ is errors[failed - 1]
     assert re.fullmatch(
-        r"pool 'p': no resource came free in 0\.\d\d\d s \(timeout 0\.15 s\): capacity 1, "
-        r"checked out 0, idle 1, waiting 0, reconnecting; the last attempt to open one failed "
-        r"with OSError", str(caught.value))
+        r"pool 'p': nothing could be opened in 0\.\d\d\d s \(timeout 0\.15 s, openRetryTime 30 s"
+        r"\): capacity 1, checked out 0, idle 1, waiting 0, reconnecting; the last attempt to open "
+        r"one failed with OSError \[queuepool:cannot-open\]", str(caught.value))
     assert pool.stats().timeouts == 1
 
 

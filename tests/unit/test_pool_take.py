@@ -245,7 +245,9 @@ def test_a_time_out_says_who_how_many_and_how_long(clock):
         pool.take(timeout=0)
     assert str(caught.value) == (
         "pool 'p': no resource came free in 0.000 s (timeout 0 s): "
-        "capacity 3, checked out 3, idle 0, waiting 0")
+        "capacity 3, checked out 3, idle 0, waiting 0; all that is checked out is held by threads "
+        "that wait themselves; 'p-0' is checked out longest, for 0.0 s, by thread 'MainThread', "
+        "which waits in pool 'p'; this thread already has 'p-0' [queuepool:nested]")
 
 
 def test_a_time_out_says_the_seconds_waited_and_who_else_waits():
@@ -260,7 +262,9 @@ def test_a_time_out_says_the_seconds_waited_and_who_else_waits():
         pool.take(timeout=0.01)
     assert str(caught.value) == (
         "pool 'p': no resource came free in 7.250 s (timeout 0.01 s): "
-        "capacity 1, checked out 1, idle 0, waiting 1")
+        "capacity 1, checked out 1, idle 0, waiting 1; all that is checked out is held by threads "
+        "that wait themselves; 'p-0' is checked out longest, for 7.2 s, by thread 'MainThread', "
+        "which waits in pool 'p'; this thread already has 'p-0' [queuepool:nested]")
     assert caught.value.__cause__ is None and caught.value.__context__ is None
     pool.put(taken)
     pool.put(other.result())
@@ -282,7 +286,8 @@ def test_the_time_out_of_a_pool_that_was_never_seeded_says_so(clock):
         Pool("p", 2, clock=clock).take(timeout=0)
     assert str(caught.value) == (
         "pool 'p': no resource came free in 0.000 s (timeout 0 s): capacity 2, checked out 0, "
-        "idle 0, waiting 0; nothing was put into the pool yet, and it has no factory")
+        "idle 0, waiting 0; nothing was put into the pool yet, and it has no factory "
+        "[queuepool:empty]")
 
 
 @pytest.mark.parametrize("timeout", [-1, -0.001, float("nan"), "1", True])
@@ -572,7 +577,8 @@ def test_the_half_open_counts_as_closed_though_its_close_fails(closing, caplog):
     assert (resource.resource, resource.isOpen) == (None, False)
     if closing is ValueError:
         (record,) = caplog.records
-        assert record.message == "pool p: close of the half open 'p-0' failed"
+        assert record.message == (
+            "pool p: close of the half open 'p-0' failed [queuepool:close-failed]")
         assert record.exc_info[0] is ValueError
 
 
@@ -585,7 +591,7 @@ def test_an_open_that_forgets_its_super_is_told_so(world):
     with pytest.raises(PoolError) as caught:
         pool.take()
     assert str(caught.value) == (
-        "Forgetful.open() of 'p-0' has to call super().open() at its end")
+        "Forgetful.open() of 'p-0' has to call super().open() at its end [queuepool:no-super]")
     assert world.live == 0
     stats = pool.stats()
     assert (stats.idle, stats.openErrors, stats.opens) == (1, 1, 0)
@@ -611,7 +617,8 @@ def test_a_close_that_fails_at_take_counts_as_closed(error, clock, caplog):
     if error is ValueError:
         pool.put(pool.take())
         (record,) = caplog.records
-        assert record.message == "pool p: close of 'a' failed; it counts as closed"
+        assert record.message == (
+            "pool p: close of 'a' failed; it counts as closed [queuepool:close-failed]")
         assert record.levelname == "WARNING" and record.exc_info[0] is ValueError
     else:
         with pytest.raises(KeyboardInterrupt):
@@ -691,14 +698,16 @@ def test_a_repair_that_opens_it_itself_ends_the_outage(world):
 # -- the pool is closed
 
 
-def test_nothing_is_taken_from_a_closed_pool():
-    pool = poolOf(1)
+def test_nothing_is_taken_from_a_closed_pool(clock):
+    pool = poolOf(1, clock=clock)
     pool.close()
+    clock.advance(2)
     for timeout in None, 0, 1.0:
         with pytest.raises(PoolClosed) as caught:
             pool.take(timeout)
         assert str(caught.value) == (
-            "pool 'p' is closed: close() was called, or the block of 'with pool:' has ended")
+            "pool 'p' is closed: close() was called, or the block of 'with pool:' has ended, "
+            "2.0 s ago in thread 'MainThread' [queuepool:shutting-down]")
 
 
 def test_who_waits_is_told_when_the_pool_is_closed():
@@ -742,7 +751,8 @@ def test_what_is_checked_out_for_long_is_reported_once_and_when_it_is_returned(c
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert record.message.startswith(
-        "pool p: 'p-0' is checked out for 11.0 s by thread 'MainThread', which is now at:\n")
+        "pool p: 'p-0' is checked out for 11.0 s by thread 'MainThread', which is now at: "
+        "[queuepool:leak]\n")
     where, trace = record.message.split("\nIt was taken at:\n")
     assert "pool.recycle()" in where and "taken = pool.take()" in trace
     clock.advance(1)
@@ -778,7 +788,7 @@ def test_one_whose_thread_has_ended_is_reported_once(clock, caplog):
     pool.recycle()
     (message,) = caplog.messages
     assert message.startswith("pool p: 'p-0' is checked out for 2.0 s by thread 'Thread-")
-    assert message.endswith("', which has ended without returning it")
+    assert message.endswith("', which has ended without returning it [queuepool:leak]")
     pool.put(resource)
 
 

@@ -18,6 +18,7 @@ def test_each_place_says_what_it_means():
 
 def test_the_counters_go_on_with_the_next_resource_and_all_else_begins_anew():
     slot = Slot()
+    assert slot.waitCounts is slot.openCounts is slot.useCounts is None
     fresh = {field: getattr(slot, field) for field in Slot.__slots__}
     assert not any(fresh[flag] for flag in (
         "isLong", "hasRepairHooks", "isTriedLast", "droppedFrom", "useTime", "useMax"))
@@ -25,10 +26,12 @@ def test_the_counters_go_on_with_the_next_resource_and_all_else_begins_anew():
     slot.countOpening(2.0)
     slot.countWait(3.0)
     slot.countClose(Reason.AGE)
+    assert sum(slot.waitCounts) == sum(slot.openCounts) == 1
     counters = {"takes": 7, "takesAtOpen": 7, "openTime": 2.0, "openMax": 2.0, "waits": 1,
-                "waitTime": 3.0, "waitMax": 3.0, "closes": {Reason.AGE: 1}}
+                "waitTime": 3.0, "waitMax": 3.0, "closes": {Reason.AGE: 1},
+                "waitCounts": slot.waitCounts, "openCounts": slot.openCounts}
     for field in set(fresh) - set(counters) - set(
-            "opens openErrors closeErrors timeouts useTime useMax".split()):
+            "opens openErrors closeErrors timeouts useTime useMax useCounts".split()):
         setattr(slot, field, "of the one before")
     slot.reset("next")
     assert {field: getattr(slot, field) for field in Slot.__slots__} == {
