@@ -133,7 +133,7 @@ class Report(NamedTuple):
             yield (f"  {holder.seconds:9.3f}  {_cut(holder.resource, 20):20}  "
                    f"{_cut(holder.thread, 45)}").rstrip()
             if holder.hasEnded and holder.takenAt == "":
-                yield f"{'':13}{holder.state}; leakTrace=True would tell where it took"
+                yield f"{'':13}{holder.state}; leakTrace=True tells where it took"
             elif holder.state:
                 yield f"{'':13}{_cut(holder.state, 67)}"
             if holder.place:
