@@ -55,6 +55,7 @@ from queue import Full
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
 
+from queuepool.advice import Advice, adviceFrom
 from queuepool.core import fork, leaks
 from queuepool.core.breaker import CircuitBreaker
 from queuepool.core.call import LEAST_HOOK_TIME, POOL_DEFAULT, Call
@@ -66,6 +67,7 @@ from queuepool.core.leaks import Taker, threadLocal
 from queuepool.core.limits import Limits, checkInteger, checkLimit, checkSeconds, describe
 from queuepool.core.log import Log, brief
 from queuepool.core.recycler import Recycler
+from queuepool.core.sampler import Samples
 from queuepool.core.slot import NEVER, NO_COUNTS, NOWHERE, Ledger, Place, Slot
 from queuepool.elsewhere import Elsewhere
 from queuepool.errors import (PoolBusy, PoolClosed, PoolDeadlock, PoolError, PoolTimeout, TakeBusy,
@@ -192,6 +194,7 @@ class Pool(Generic[R]):
         self._queue = IdleQueue(capacity)
         self._breaker = CircuitBreaker(self.clock)
         self._ledger = Ledger()
+        self._samples = Samples()
         self._hooks = Hooks(self, self._limits, self._breaker, self._log)
         self._keeper = Keeper(
             self.name, self.clock, self._factory, partial(join, self), self._disown, self._queue,
@@ -438,9 +441,9 @@ class Pool(Generic[R]):
             self._toldKnot = told
             self._log.warning(
                 "nested", "deadlock: all that is checked out is held by threads that wait for "
-                "another resource themselves, so nobody is served until one of them gives up. Do "
-                "not take while you hold one, or take from several pools in the same order "
-                "everywhere. (It is no deadlock if a thread handed on what it took)",
+                "another resource themselves, so nobody is served until one of them gives up, "
+                "unless a thread handed on what it took. Do not take while you hold one, or take "
+                "from several pools in the same order everywhere",
                 details=str(self.report()))
 
     def _opens(self, call: Call) -> bool:
@@ -731,8 +734,9 @@ class Pool(Generic[R]):
     def startRecycler(self, interval: float = 60) -> None:
         """Start a daemon thread that calls ``recycle`` at once and every ``interval`` seconds.
 
-        Does nothing if it runs already. The thread survives failing hooks, holds no reference to
-        the pool while it sleeps, and ends with the pool, with ``stopRecycler`` or the program.
+        Whatever the interval is, it calls ``sampleLoad`` once a second. Does nothing if it runs
+        already. The thread survives failing hooks, holds no reference to the pool while it
+        sleeps, and ends with the pool, with ``stopRecycler`` or the program.
         """
         seconds = checkSeconds("interval", interval)
         if seconds is None or seconds <= 0:
@@ -877,6 +881,31 @@ class Pool(Generic[R]):
             useTime=ledger.sum("useTime"), useMax=ledger.max("useMax"),
             waitHistogram=ledger.histogram("wait"), openHistogram=ledger.histogram("open"),
             useHistogram=ledger.histogram("use"))
+
+    def sampleLoad(self) -> None:
+        """Note for ``advise`` how many are in use or waited for. The recycler calls it.
+
+        Never blocks, runs no hook. While the pool is closed or reconnecting nothing is noted:
+        those who wait then do not wait for want of capacity.
+        """
+        queue = self._queue
+        if not (queue.isShutDown or self._breaker.isTripped):
+            inUse = sum(slot.place in (TAKEN, HELD) for slot in list(queue.members))
+            self._samples.add(inUse + queue.waiting(), queue.maxsize)
+
+    def advise(self) -> Advice:
+        """Return which capacity and which limits would suit the load that the pool has seen.
+
+        ``print(pool.advise())`` shows it; see ``Advice`` for what it can tell and what not. Blocks
+        and locks nothing, runs no hook. The recycler samples the load once a second; with fewer
+        than 600 samples since the pool was made or resized, ``least`` is None: it is too early.
+        A second that the recycler spends in a slow hook has no sample. In a child process all
+        starts afresh.
+        """
+        return adviceFrom(
+            self.name, self.stats(), self._samples.at(self.capacity), self._recycler.isRunning,
+            self.minOpen, {limit: self._limits.given(limit)
+                           for limit in ("maxIdleTime", "maxOpenTime", "maxUsageCount")})
 
     def report(self) -> Report:
         """Return what the pool looks like now, and who has what. Blocks and locks nothing.

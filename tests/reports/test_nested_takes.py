@@ -210,8 +210,8 @@ def test_without_it_one_warning_tells_after_a_second_and_a_new_deadlock_is_told_
     first, *table = record.message.splitlines()
     assert (record.levelname, record.name) == ("WARNING", "queuepool")
     assert first.startswith("pool p: deadlock: all that is checked out is held by threads that")
-    assert first.endswith("(It is no deadlock if a thread handed on what it took) "
-                          "[queuepool:nested]")
+    assert "unless a thread handed on what it took" in first
+    assert first.endswith("[queuepool:nested]")
     assert table[0] == "pool 'p': nested"
     assert sum("test_nested_takes.py" in line for line in table) == 2
 
@@ -299,7 +299,7 @@ def test_a_holder_that_hands_to_another_thread_is_only_warned_of(caplog):
     got.awaitArrival()
     got.open()
     awaitTrue(lambda: nestedWarnings(caplog))
-    assert "It is no deadlock if a thread handed on what it took" in caplog.messages[-1]
+    assert "unless a thread handed on what it took" in caplog.messages[-1]
     pool.put(handed.pop())
     assert waiting.result() == "served"
 
