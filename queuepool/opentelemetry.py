@@ -17,7 +17,6 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from queuepool.core.limits import describe
 from queuepool.pool import Pool
 from queuepool.stats import BOUNDS, Histogram, Stats
 
@@ -54,7 +53,7 @@ def observe(pool: Pool[Any], meter_provider: MeterProvider | None = None) -> Non
     """
     global _default
     if not isinstance(pool, Pool):
-        raise TypeError(f"pool must be a Pool, not {describe(pool)}")
+        raise TypeError(f"pool must be a Pool, not {type(pool).__name__}")
     current = get_meter_provider()
     provider = current if meter_provider is None else meter_provider
     with _lock:

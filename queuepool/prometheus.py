@@ -11,6 +11,7 @@ writes once a second, and a last time when the process ends.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import threading
 import weakref
@@ -18,9 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-from queuepool.core.fork import allPools
-from queuepool.core.limits import describe
-from queuepool.core.log import logger
+from queuepool import allPools
 from queuepool.pool import Pool
 from queuepool.stats import BOUNDS, Histogram, Stats
 
@@ -35,6 +34,8 @@ except ImportError as error:
         name="prometheus_client") from error
 
 __all__ = ["Collector"]
+
+logger = logging.getLogger("queuepool")
 
 #: Seconds between two writes in multiprocess mode.
 WRITE_INTERVAL = 1.0
@@ -161,7 +162,7 @@ class Collector:
     def __init__(self, *pools: Pool[Any]) -> None:
         for pool in pools:
             if not isinstance(pool, Pool):
-                raise TypeError(f"Collector wants pools, not {describe(pool)}")
+                raise TypeError(f"Collector wants pools, not {type(pool).__name__}")
         self._pools = [weakref.ref(pool) for pool in pools]
         self._totals = _Totals()
         self._writer = _writer if getattr(values.ValueClass, "_multiprocess", False) else None
