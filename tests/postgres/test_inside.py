@@ -19,8 +19,8 @@ def runQuery(pool, query):
 def test_the_report_says_who_is_in_which_query(makePool, admin):
     pool = makePool(2)
     running = start(runQuery, pool, "SELECT pg_sleep(60)")
-    awaitTrue(lambda: admin.value("SELECT count(*) FROM pg_stat_activity "
-                                "WHERE query = 'SELECT pg_sleep(60)' AND state = 'active'"))
+    awaitTrue(lambda: admin.value("SELECT count(*) FROM pg_stat_activity WHERE "
+                                  "query = 'SELECT pg_sleep(60)' AND state = 'active'"))
     with pool.take():
         report = pool.report()
         slow, mine = report.holders
@@ -30,7 +30,7 @@ def test_the_report_says_who_is_in_which_query(makePool, admin):
         assert mine.thread == threading.current_thread().name
         assert slow.resource in str(report) and slow.place in str(report)
     admin.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-             "WHERE query = 'SELECT pg_sleep(60)'")
+                "WHERE query = 'SELECT pg_sleep(60)'")
     with pytest.raises(psycopg2.OperationalError):
         running.result()
 
