@@ -52,7 +52,8 @@ class Advice(NamedTuple):
     loadMax: int | None
     least: int | None  #: the capacity that 99 % of takes need; None if it is too early
     most: int | None  #: the same as ``least`` unless it is not known exactly
-    costs: Literal["waiting", "opening"] | None  #: what takes more time in all; None: neither any
+    #: What took more time in all; opens by the recycler, that no take waited for, count as well
+    costs: Literal["waiting", "opening"] | None
     savings: tuple[Saving, ...]  #: of each limit that has closed something, the most opens first
 
     @property
@@ -79,15 +80,21 @@ class Advice(NamedTuple):
         else:
             text = f"The capacity of {capacity} is right"
         if stats.timeouts:
-            text += (f" ({stats.timeouts} takes gave up, which the samples do not show: more may "
-                     f"be needed)")
+            text += (f" (more may be needed: the samples do not show the takes that gave up, "
+                     f"{stats.timeouts} of {self._asked})")
         return text + "."
 
     @property
     def _worst(self) -> Saving | None:
         """The limit that caused most opens, if they are worth to be named."""
         return next((saving for saving in self.savings
-                     if saving.opens >= SHARE * self.stats.takes), None)
+                     if saving.value is not None
+                     and saving.opens >= SHARE * self.stats.takes), None)
+
+    @property
+    def _asked(self) -> int:
+        """How many takes there were, with those that gave up."""
+        return self.stats.takes + self.stats.timeouts
 
     def __str__(self) -> str:
         name = repr(self.name)
@@ -105,8 +112,8 @@ class Advice(NamedTuple):
             yield (f"  99 % of takes need a capacity of {self.least}"
                    + (f" to {self.most}" if self.least != self.most else "")
                    + f"; it is {stats.capacity}")
-        yield (f"  takes {stats.takes}; waited {stats.waits} "
-               f"({_share(stats.waits, stats.takes)}), {stats.waitTime:.3f} s; "
+        yield (f"  takes {self._asked}; waited {stats.waits} "
+               f"({_share(stats.waits, self._asked)}), {stats.waitTime:.3f} s; "
                f"gave up {stats.timeouts}")
         yield (f"  opens {stats.opens} ({_share(stats.opens, stats.takes)}), "
                f"{stats.openTime:.3f} s"

@@ -11,7 +11,9 @@ writes once a second, and a last time when the process ends.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
+import multiprocessing.util
 import os
 import threading
 import weakref
@@ -264,8 +266,9 @@ class _Writer:
             except Exception:
                 if not self._hasFailed:
                     self._hasFailed = True
-                    logger.warning("writing metrics for Prometheus failed; it is tried again "
-                                   "every second [queuepool:metrics-failed]", exc_info=True)
+                    with contextlib.suppress(Exception):  # as of a logging handler that fails
+                        logger.warning("writing metrics for Prometheus failed; it is tried again "
+                                       "every second [queuepool:metrics-failed]", exc_info=True)
 
     def write(self, atExit: bool = False) -> None:
         """Write what the pools look like and what they have counted since the last time."""
@@ -332,4 +335,15 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 @atexit.register
 def _writeAtExit() -> None:
     if _writer._collectors:
-        _writer.write(atExit=True)
+        with contextlib.suppress(Exception):  # the thread has logged it, if there is no folder
+            _writer.write(atExit=True)
+
+
+def _writeAtEndOfChild(_: object = None) -> None:
+    """Have a child process of multiprocessing write as well: it runs no atexit function."""
+    multiprocessing.util.Finalize(None, _writeAtExit, exitpriority=0)
+
+
+if multiprocessing.parent_process() is not None:
+    _writeAtEndOfChild()
+multiprocessing.util.register_after_fork(_writer, _writeAtEndOfChild)

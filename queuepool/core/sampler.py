@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-#: How many samples are remembered: one hour of one a second, up to 29 KB.
+#: How many samples are remembered: one hour of one a second, at most 32 KB.
 MEMORY = 3600
 
 
