@@ -57,6 +57,11 @@ class Advice(NamedTuple):
     savings: tuple[Saving, ...]  #: of each limit that has closed something, the most opens first
 
     @property
+    def capacity(self) -> int | None:
+        """The capacity to set now, with ``resize``: ``least``. None if it is too early."""
+        return self.least
+
+    @property
     def sentence(self) -> str:
         """What to do, in one sentence."""
         capacity, stats = self.stats.capacity, self.stats
