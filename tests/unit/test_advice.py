@@ -104,7 +104,7 @@ def test_capacity_is_within_one_of_the_truth(users, clock):
                 pool.sampleLoad()
         advice = pool.advise()
     assert advice.samples == duration
-    assert advice.least == advice.most
+    assert advice.capacity == advice.least == advice.most
     assert abs(advice.least - needed(users)) <= 1
     offered = sum(seconds for _, seconds in users) / duration
     assert advice.loadMean == pytest.approx(offered, rel=0.1)
