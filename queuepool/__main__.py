@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 from collections.abc import Sequence
 from queue import SimpleQueue
 
 from queuepool import __version__
-from queuepool.commandline import DEFAULT_SQL, OneLineParser, catchSignals, integer, seconds
+from queuepool.commandline import (DEFAULT_SQL, OneLineParser, catchSignals, integer, seconds,
+                                   tellOutputFailed)
 from queuepool.demo import (EMBEDDED_CAPACITY, DemoError, Load, Stopped, awaitCall, embeddedServer,
                             importPool, openDisplay)
 
@@ -84,6 +84,9 @@ def run(options: argparse.Namespace, stops: SimpleQueue[int]) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if sys.stdout is None:
+        print("python -m queuepool: there is no standard output to write to", file=sys.stderr)
+        return 1
     if arguments and arguments[0] == "size":
         from queuepool.size import command
 
@@ -98,10 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Stopped:
         print("Stopped before the first request.", flush=True)
         return 0
-    except BrokenPipeError:
-        # Nobody reads the output any more. The interpreter would complain about that at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except OSError as error:
+        return tellOutputFailed(parser.prog, error)
     except DemoError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import signal
+import sys
 from queue import SimpleQueue
+from typing import Any
 
 #: It reads only the catalogue, so it runs on any database and changes nothing.
 DEFAULT_SQL = ("SELECT count(*) FROM pg_catalog.pg_class c "
@@ -36,6 +39,16 @@ seconds.__name__ = "number of seconds > 0"
 class OneLineParser(argparse.ArgumentParser):
     """A parser of the command line that reports an error in one line, without the usage."""
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse; the error about what nobody knows names options only: the rest may be secret."""
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            names = [word.partition("=")[0] for word in unknown if word.startswith("--")]
+            self.error(f"unrecognized options: {' '.join(names)}" if names else
+                       f"unrecognized arguments ({len(unknown)}); quote a value with blanks, as "
+                       "that of --dsn may be")
+        return options
+
     def error(self, message: str) -> None:  # type: ignore[override]
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
 
@@ -52,3 +65,15 @@ def catchSignals() -> SimpleQueue[int]:
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda number, frame: stops.put(number))
     return stops
+
+
+def tellOutputFailed(prog: str, error: OSError) -> int:
+    """Tell in one line why the output cannot be written; return the exit code.
+
+    That nobody reads it any more, as behind ``| head``, is no news.
+    """
+    # The interpreter would write what is left, and complain, at its exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not isinstance(error, BrokenPipeError):
+        print(f"{prog}: the output cannot be written: {error.strerror or error}", file=sys.stderr)
+    return 1

@@ -16,7 +16,8 @@ from queue import SimpleQueue
 from typing import Any
 
 from queuepool import __version__
-from queuepool.commandline import DEFAULT_SQL, OneLineParser, catchSignals, integer, seconds
+from queuepool.commandline import (DEFAULT_SQL, OneLineParser, catchSignals, integer, seconds,
+                                   tellOutputFailed)
 from queuepool.demo import DemoError, Stopped, awaitCall, embeddedServer, importPool, oneLine
 from queuepool.size import output
 from queuepool.size.load import Load
@@ -34,8 +35,9 @@ until the answer is certain; if that does not come, it says that the noise is to
 Times are those of a request with its wait for a connection.
 It opens at most --to connections, fewer than --threads or what the server has free, and one more
 to watch the server. The SQL of --sql runs in read-only transactions: nothing is written to your
-database. A function of --script may write, and is called many thousand times; what it does not
-commit is rolled back.
+database, unless the SQL itself ends its transaction or changes its mode. A function of --script may
+write, and is called many thousand times; what it does not commit is rolled back.
+A proxy, as PgBouncer, has to allow at least two connections, or the first request waits for ever.
 Ctrl-C ends it, and shows the result of what was measured until then.
 Exit codes: 0 after a result, also if it is that nothing can be recommended (in the JSON
 "recommended" is null then), 1 when it cannot run, 2 for wrong options.
@@ -102,6 +104,8 @@ def checkFile(option: str, path: str | None) -> None:
     """Raise WrongOption if such a file cannot be written."""
     if path is None:
         return
+    if not path:
+        raise WrongOption(f"{option}: the name of the file is empty")
     file = Path(path)
     try:
         if file.is_dir():
@@ -153,29 +157,32 @@ def loadScript(script: str) -> Callable[[Any], object]:
     sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # a script may raise anything
         raise WrongOption(f"--script: {path!r} cannot be imported: {type(error).__name__}: "
                           f"{oneLine(error)}") from error
     function: Callable[[Any], object] | None = getattr(module, name, None)
     if not callable(function):
         raise WrongOption(f"--script: {path!r} has no function {name!r}")
-    if inspect.iscoroutinefunction(function):
-        raise WrongOption(f"--script: {name!r} is an async function; write one that blocks")
     return function
 
 
 def tryRequest(load: Load, options: argparse.Namespace, stops: SimpleQueue[int]) -> None:
     """Make one request that is not counted. Raises WrongOption if it fails."""
     try:
-        awaitCall(load.check, stops)
+        result = awaitCall(load.check, stops)
     except Stopped:
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # a script may raise anything
         if options.script is not None:
             raise WrongOption(f"--script: the function raised {type(error).__name__}: "
                               f"{oneLine(error)}") from error
         hint = ("; a --script may write" if getattr(error, "pgcode", None) == "25006" else "")
         raise WrongOption(f"--sql: the SQL does not work: {oneLine(error)}{hint}") from error
+    if inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result):
+        if inspect.iscoroutine(result):
+            result.close()
+        raise WrongOption(f"--script: the function returned a {type(result).__name__}, so nothing "
+                          "of it has run; write one that blocks")
 
 
 def isInstalled(package: str) -> bool:
@@ -196,7 +203,8 @@ def run(options: argparse.Namespace, stops: SimpleQueue[int]) -> int:
     checkFile("--png", options.png)
     checkFile("--json", options.json)
     checkDsn(options.dsn)
-    request = runSql(options.sql) if options.script is None else loadScript(options.script)
+    request = (runSql(options.sql) if options.script is None else
+               awaitCall(lambda: loadScript(options.script), stops))
     importPool()
     if options.png is not None:
         output.importFigure()
@@ -221,11 +229,11 @@ def run(options: argparse.Namespace, stops: SimpleQueue[int]) -> int:
                     isLocal=isLocal(host), threads=options.threads, seconds=options.seconds,
                     stops=stops, show=output.sayRun)
         stack.callback(load.end)
-        tryRequest(load, options, stops)
         where = "embedded" if options.dsn is None else "given with --dsn"
         print(f"queuepool {__version__}: {options.threads} threads, up to "
               f"{output.connections(bound[0])} ({bound[1]}) to PostgreSQL {version} ({where})",
               flush=True)
+        tryRequest(load, options, stops)
         curve, answer = search(
             load.measure, bound[0], isWhole=bound[0] == options.threads,
             p99=None if options.p99 is None else options.p99 / 1000.0)
@@ -257,10 +265,8 @@ def main(arguments: Sequence[str]) -> int:
     except WrongOption as error:
         print(f"{parser.prog}: {error} (see --help)", file=sys.stderr)
         return 2
-    except BrokenPipeError:
-        # Nobody reads the output any more. The interpreter would complain about that at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except DemoError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        return tellOutputFailed(parser.prog, error)

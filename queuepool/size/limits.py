@@ -53,6 +53,10 @@ def findLimit(runs: Sequence[Measurement], capacity: int) -> Limit:
         return Limit("the client's own GIL",
                      f"{used}. One process can use no more than one core for Python, so more "
                      "processes would get more out of the server.")
+    if busy < SHARE * everything:
+        return Limit("the client, or the way to the server",
+                     f"On average {waits['Client']:.1f} of {everything:.1f} sessions waited for "
+                     f"the next statement, at capacity {capacity}. {used}.")
     if not busy:
         return Limit("not known", f"{used}; pg_stat_activity shows no busy session of this load.")
 
@@ -64,14 +68,9 @@ def findLimit(runs: Sequence[Measurement], capacity: int) -> Limit:
         return Limit("locks", average("Lock", "waited for another one's lock "
                                               "(wait_event_type Lock)"))
     most = max((kind for kind in waits if kind != "Client"), key=lambda kind: waits[kind])
-    if machine is not None and machine >= MACHINE_FULL and most not in ("IO", "LWLock"):
-        waits.setdefault("CPU", 0.0)
+    if most == "CPU" and machine is not None and machine >= MACHINE_FULL:
         return Limit("the CPU of this machine, on which the server runs, too",
                      average("CPU", KINDS["CPU"][1]))
-    if busy < SHARE * everything:
-        return Limit("the client, or the way to the server",
-                     f"On average {waits['Client']:.1f} of {everything:.1f} sessions waited for "
-                     f"the next statement, at capacity {capacity}. {used}.")
     if most == "CPU" and machine is not None:
         return Limit("not known", average(most, KINDS[most][1]))
     if waits[most] < SHARE * busy:

@@ -13,7 +13,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from queuepool import PoolClosed
-from queuepool.demo import (PATIENCE, PAUSE, DemoError, awaitCall, cause, importPool, oneLine,
+from queuepool.demo import (PATIENCE, PAUSE, Stopped, awaitCall, cause, cutOff, importPool, oneLine,
                             percentiles)
 from queuepool.size.search import LEAST_RUNS, Ended
 from queuepool.size.server import Server
@@ -27,7 +27,8 @@ LONGEST_WARM_UP = 5.0
 #: How often the sessions of the server are looked at in a run, and how many seconds apart at least.
 LOOKS = 10
 LEAST_PAUSE = 0.02
-#: Seconds that running requests have to end, at least; so many times as long as the longest.
+#: Seconds that running requests have to end after each attempt to end them. The first time they
+#: have so many times as long as the longest took, if that is more.
 GRACE = 1.0
 GRACE_FACTOR = 3.0
 
@@ -74,10 +75,7 @@ class Worker:
                 with test.pool.take() as conn:
                     test.current[me] = conn
                     takenAt = now()
-                    try:
-                        test.request(conn)
-                    finally:
-                        del test.current[me]
+                    test.request(conn)
             except PoolClosed:
                 return
             except BaseException as error:  # a script may raise anything
@@ -99,27 +97,27 @@ class Test:
         self.request = request
         self.isOver = threading.Event()
         self.isCancelling = False
-        #: The connections that run a request, by the ident of the thread.
+        #: The connection that each thread took last, by its ident.
         self.current: dict[int, Any] = {}
         self.workers = [Worker(self) for _ in range(threads)]
 
     def begin(self) -> None:
-        """Start the threads. Raises DemoError if there cannot be so many."""
+        """Start the threads. Raises Ended if there cannot be so many."""
         try:
             for worker in self.workers:
                 worker.begin()
         except RuntimeError as error:
-            raise DemoError(f"--threads {len(self.workers)}: {oneLine(error)}") from error
+            raise Ended(f"--threads {len(self.workers)}: {oneLine(error)}") from error
 
     @property
     def isSteady(self) -> bool:
         """Whether each thread has made a request."""
         return all(worker.endedAt or worker.failures for worker in self.workers)
 
-    def end(self, stops: SimpleQueue[int], longest: float) -> bool:
-        """End all requests: wait for them, then cancel them. Return whether the user ended it.
+    def end(self, stops: SimpleQueue[int], longest: float, cancel: Callable[[], object]) -> bool:
+        """End all requests: wait, cancel them, cut them off. Return whether the user ended it.
 
-        Raises DemoError if some do not end.
+        ``cancel`` may block. Raises Ended if some do not end, and the user did not ask for it.
         """
         self.isOver.set()
         longest = max([longest, *(ended - taken for worker in self.workers
@@ -129,20 +127,18 @@ class Test:
             pass
         if left:
             self.isCancelling = True
-            for conn in list(self.current.values()):
-                threading.Thread(target=_cancel, args=(conn,), daemon=True).start()
-            left = self.pool.close(timeout=PATIENCE)
+            threading.Thread(target=cancel, daemon=True).start()
+            left = self.pool.close(timeout=GRACE)
+        if left:
+            cutOff(list(self.current.values()))
+            left = self.pool.close(timeout=GRACE)
+        deadline = now() + GRACE
         for worker in self.workers:
             if worker.thread is not None:
-                worker.thread.join(PATIENCE)
-        if left:
-            raise DemoError(f"{left} requests did not end when they were cancelled")
+                worker.thread.join(max(0.0, deadline - now()))
+        if left and stops.empty():
+            raise Ended(f"{left} request{'' if left == 1 else 's'} did not end when cancelled")
         return not stops.empty()
-
-
-def _cancel(conn: Any) -> None:
-    with contextlib.suppress(Exception):
-        conn.cancel()
 
 
 class Load:
@@ -169,30 +165,32 @@ class Load:
         #: The connection of the request that is not counted, while that runs.
         self._checked: Any = None
 
-    def check(self) -> None:
-        """Make one request that is not counted. Raises what it raises."""
+    def check(self) -> object:
+        """Make one request that is not counted. Returns what it returns, raises what it raises."""
         with self._makePool(1) as pool, pool.take() as conn:
             startedAt = now()
             self._checked = conn
             try:
-                self._request(conn)
+                result = self._request(conn)
             finally:
                 self._checked = None
             self._longest = now() - startedAt
+        return result
 
     def end(self) -> None:
         """Cancel the request that is not counted, if it still runs: the user has ended it."""
         conn = self._checked
         if conn is not None:
-            canceller = threading.Thread(target=_cancel, args=(conn,), daemon=True)
+            canceller = threading.Thread(target=self._server.cancel, daemon=True)
             canceller.start()
             canceller.join(GRACE)
+            cutOff([conn])
 
     def measure(self, capacity: int) -> Measurement:
         """Run the load for a while on a pool of this capacity.
 
-        Raises Ended when the user ends it, or when the server has not so many connections free
-        any more; DemoError when no request succeeded.
+        Raises Ended when the user ends it, when the server has not so many connections free any
+        more, when there cannot be so many threads, or when a request does not end or none succeeds.
         """
         self._awaitRoom(capacity)
         pool = self._makePool(capacity)
@@ -208,7 +206,7 @@ class Load:
                 isStopped = self._sleep(self._seconds)
         finally:
             watch.end()
-            isStopped = test.end(self._stops, self._longest) or isStopped
+            isStopped = test.end(self._stops, self._longest, self._server.cancel) or isStopped
         if isStopped:
             raise Ended("it was stopped")
         measurement = self._evaluate(test, watch, capacity, isSteady)
@@ -276,9 +274,8 @@ class Load:
         if found is None:
             if failures:
                 most, = Counter(failures).most_common(1)
-                raise DemoError(f"no request succeeded with capacity {capacity}: {most[0]}")
-            raise DemoError(f"no request ended in time with capacity {capacity}: give more "
-                            "--seconds")
+                raise Ended(f"no request succeeded with capacity {capacity}: {most[0]}")
+            raise Ended(f"no request ended in time with capacity {capacity}: give more --seconds")
         rate /= end - begin
         # A line that is longer than the run was is not seen to its end. By Little's law the mean
         # time is the number of threads by the throughput, and in a fair line all wait as long.
@@ -288,7 +285,7 @@ class Load:
 
 
 def _asEnded(error: Exception) -> Ended:
-    return Ended(oneLine(error) if str(error) else "it was stopped")
+    return Ended("it was stopped" if isinstance(error, Stopped) else oneLine(error))
 
 
 class Watch:
@@ -321,8 +318,7 @@ class Watch:
         ticks = machineTicks()
         if self._ticks is not None and ticks is not None and ticks[1] > self._ticks[1]:
             self.machine = (ticks[0] - self._ticks[0]) / (ticks[1] - self._ticks[1])
-        self._isOver.set()
-        self._thread.join(PATIENCE)
+        self._isOver.set()  # and it is not waited for: the server may not answer
 
     @property
     def waits(self) -> dict[str, float]:

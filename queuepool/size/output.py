@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import sys
 from dataclasses import asdict, dataclass
@@ -53,9 +54,18 @@ class Result:
             return (f"No recommendation: no capacity has nearly the best throughput and a p99 "
                     f"below {formatTime(self.p99)}; the lowest p99 is "
                     f"{formatTime(curve.p99(best))}, with {connections(best)}.")
-        if answer.verdict == "ended":
+        if answer.verdict in ("ended", "still gains") and limit == 1:
+            return ("No recommendation: only 1 connection " + (
+                f"was measured ({answer.ended})" if answer.ended else "is free")
+                + ", so nothing can be compared.")
+        if answer.verdict == "ended" and curve.knee().capacity is None:
             return (f"No recommendation: up to {connections(limit)} the throughput still gained, "
                     f"and more was not measured ({answer.ended}).")
+        if answer.verdict == "ended":
+            low, high = answer.reach
+            highest = f"more than {limit}" if high > limit else str(high)
+            return (f"No recommendation: too little was measured to tell ({answer.ended}); it "
+                    f"allows answers from {low} to {highest}.")
         if answer.verdict == "still gains":
             more = ("the server has no more free" if self.bound == "the server" else
                     "try it with a higher --to")
@@ -64,6 +74,8 @@ class Result:
         assert answer.recommended is not None
         recommended = answer.recommended
         level = curve.level(recommended)
+        if answer.verdict == "all" and self.threads == 1:
+            return "Recommended: 1 connection, because one thread cannot use more."
         if answer.verdict == "all":
             return (f"Recommended: {connections(recommended)}, because the throughput gains up to "
                     f"one for each of the {self.threads} threads ({level:,.0f} requests/s), and "
@@ -81,16 +93,22 @@ class Result:
         """What limits the throughput."""
         full = self.answer.full
         limit = findLimit(self.curve.runs[full], full)
-        if self.answer.verdict in ("ended", "still gains"):
-            return Limit("nothing yet", limit.evidence)
         if self.answer.verdict == "all":
             return Limit("the number of threads", limit.evidence)
+        if self.answer.verdict in ("ended", "still gains"):
+            if max(self.curve.runs) == 1:
+                return Limit("not known", limit.evidence)
+            if self.curve.knee().capacity is None:
+                return Limit("nothing yet", limit.evidence)
         return limit
 
     def notes(self) -> list[tuple[str, str]]:
         """Return what there is to know besides, as pairs of label and text."""
         answer = self.answer
-        notes = [("what limits", f"It looks like {self.limit.kind}. {self.limit.evidence}"),
+        kind = self.limit.kind
+        looks = {"not known": "It is not known.", "nothing yet": "Nothing yet."}
+        notes = [("what limits", f"{looks.get(kind, f'It looks like {kind}.')} "
+                  f"{self.limit.evidence}"),
                  ("server", f"{self.facts}; free {self.facts.free}.")]
         if answer.recommended is not None:
             total = self.processes * answer.recommended
@@ -184,11 +202,17 @@ def sayPlots(result: Result) -> None:
         if result.answer.recommended is not None:
             figure.line(math.log2(result.answer.recommended), orientation=1)
         try:
-            print(figure.build().string(colorless=not sys.stdout.isatty()))
+            print(figure.build().string(colorless=isColorless()))
         except UnicodeEncodeError:
             print("(no plots: this terminal has no Unicode)")
             break
     print()
+
+
+def isColorless() -> bool:
+    """Tell whether the output is to have no colours: it is no terminal, or they are not wanted."""
+    return (not sys.stdout.isatty() or bool(os.environ.get("NO_COLOR"))
+            or os.environ.get("TERM") == "dumb")
 
 
 def importFigure() -> Any:

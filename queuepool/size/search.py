@@ -22,6 +22,8 @@ NEARLY = 0.95
 #: How often each capacity that the answer depends on is measured, at least and at most.
 LEAST_RUNS = 5
 MOST_RUNS = 15
+#: After an early end, both sides of the knee need so many runs for an answer.
+ENOUGH_RUNS = 3
 #: By what share a level may be wrong. If it is more, no gain of GAIN can be seen.
 MOST_BLUR = 0.1
 #: How often the runs are drawn anew, to see what other answers they allow.
@@ -183,6 +185,11 @@ class Curve(Generic[R]):
             knees.append(knee.capacity or 2 * self.limit)
         return inner(knees)
 
+    def beside(self, capacity: int) -> tuple[int, int]:
+        """Return the capacities that were measured next below it, and next at or above it."""
+        return (max((known for known in self.runs if known < capacity), default=min(self.runs)),
+                min((known for known in self.runs if known >= capacity), default=max(self.runs)))
+
     def blur(self) -> float:
         """Return by what share the levels on both sides of the knee may be wrong."""
         knee = self.knee()
@@ -276,13 +283,18 @@ def _answer(curve: Curve[R], p99: float | None, isWhole: bool, ended: str) -> An
     low, high = reach = curve.reach()
     if high > 2 * low and high - low > step(high) or curve.blur() > MOST_BLUR:
         return Answer("noise", None, knee.full, reach, ended)
+    if ended:
+        below, above = curve.beside(knee.capacity or curve.limit)
+        if (min(len(curve.runs[below]), len(curve.runs[above])) < ENOUGH_RUNS
+                or knee.capacity is not None and above - below > step(above)):
+            reach = min(low, below + (below < above)), max(high, above)
+            return Answer("ended", None, knee.full, reach, ended)
     verdict: Verdict = "found"
     least = knee.capacity
     if least is None:
         if not isWhole:
             return Answer("ended" if ended else "still gains", None, knee.full, reach, ended)
         verdict, least = "all", curve.limit
-    # After an early end the knee may be one that was not measured.
     good = [capacity for capacity in sorted(curve.runs) if capacity >= least
             and (capacity == least or curve.level(capacity) >= knee.enough)
             and (p99 is None or curve.p99(capacity) <= p99)]

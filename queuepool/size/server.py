@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from queuepool.demo import DemoError, importPool, oneLine
+from queuepool.demo import CANCEL, DemoError, importPool, oneLine
 
 #: Others are the client backends that do not bear our application_name. A role without privileges
 #: does not see the backend_type of other roles.
@@ -110,6 +111,11 @@ class Server:
         """Return how many sessions the server has of ours, besides this one."""
         count: int = self._query(OURS)[0][0]
         return count
+
+    def cancel(self) -> None:
+        """Cancel what our other sessions run. Blocks until the server answers."""
+        with contextlib.suppress(Exception):  # as when it does not answer
+            self._query(CANCEL)
 
     def close(self) -> None:
         """Close the connection."""

@@ -5,6 +5,7 @@ import json
 import re
 import signal
 import sys
+import threading
 import types
 
 import psycopg2
@@ -14,6 +15,7 @@ from queuepool.size import command, load, output
 from queuepool.size.load import Measurement
 from queuepool.size.search import Answer, Curve
 from queuepool.size.server import Facts
+from tests.demo.conftest import frozen
 from tests.helpers import awaitTrue
 from tests.helpers import start as startThread
 
@@ -29,15 +31,29 @@ def recommended(outcome):
 
 # -- what it measures
 
-def test_recommendation_is_stable_over_three_runs(run, serverDsn, tmp_path):
+def test_recommendation_with_a_knee_is_stable_over_three_runs(run, serverDsn, tmp_path):
+    script = tmp_path / "desks.py"
+    script.write_text("""
+import itertools
+
+count = itertools.count()
+
+def request(conn):
+    # Three locks, each for 4 ms: more than three at a time only wait.
+    with conn.cursor() as cursor:
+        cursor.execute("select pg_advisory_xact_lock(%s), pg_sleep(0.004)", (next(count) % 3,))
+""")
     path = tmp_path / "size.json"
     answers = []
     for _ in range(3):
-        outcome = run("--dsn", serverDsn, "--json", str(path), *SMALL, *SLEEP)
+        outcome = run("--dsn", serverDsn, "--json", str(path), "--script", f"{script}:request",
+                      "--threads", "9", "--to", "6", "--seconds", "0.2")
         assert (outcome.code, outcome.err) == (0, "")
-        answers.append(json.loads(path.read_text())["recommended"])
-        assert answers[-1] == recommended(outcome)
+        found = json.loads(path.read_text())
+        answers.append(found["recommended"])
+        assert (found["verdict"], answers[-1]) == ("found", recommended(outcome))
     assert max(answers) - min(answers) <= 1
+    assert 3 <= min(answers) and max(answers) <= 5
 
 
 def test_lock_limits(run, serverDsn, tmp_path):
@@ -290,6 +306,79 @@ def request(conn):
     awaitTrue(lambda: admin(OURS) == [0])
 
 
+def test_request_that_does_not_end_loses_only_its_run(run, serverDsn, monkeypatch, tmp_path):
+    monkeypatch.setattr(load, "GRACE", 0.1)
+    script = tmp_path / "stuck.py"
+    script.write_text("""
+import threading, time
+
+gate = threading.Event()
+
+def request(conn):
+    time.sleep(0.002)
+    if isStuck:
+        gate.wait()
+
+isStuck = False
+""")
+
+    def sayRun(capacity, measured):
+        sys.modules["queuepool_size_script"].isStuck = capacity == 2
+
+    monkeypatch.setattr(output, "sayRun", sayRun)
+    path = tmp_path / "size.json"
+    outcome = run("--dsn", serverDsn, "--script", f"{script}:request", "--json", str(path), *SMALL)
+    sys.modules["queuepool_size_script"].gate.set()
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "4 requests did not end when cancelled" in outcome.out
+    assert [one["capacity"] for one in json.loads(path.read_text())["capacities"]] == [1, 2]
+
+
+def test_failure_of_all_requests_of_a_run_loses_only_that(run, serverDsn, monkeypatch, tmp_path):
+    script = tmp_path / "later.py"
+    script.write_text("""
+import time
+
+def request(conn):
+    time.sleep(0.002)
+    if isBroken:
+        raise ValueError("no more")
+
+isBroken = False
+""")
+
+    def sayRun(capacity, measured):
+        sys.modules["queuepool_size_script"].isBroken = capacity == 2
+
+    monkeypatch.setattr(output, "sayRun", sayRun)
+    outcome = run("--dsn", serverDsn, "--script", f"{script}:request", *SMALL)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "no request succeeded with capacity 4: ValueError: no more" in outcome.out
+
+
+def test_ctrl_c_while_the_script_is_imported(run, stops, monkeypatch, tmp_path):
+    gate = threading.Event()
+    monkeypatch.setattr(sys, "sizeStops", (stops, gate), raising=False)
+    script = tmp_path / "slow.py"
+    script.write_text("import sys\nstops, gate = sys.sizeStops\nstops.put(2)\ngate.wait()\n")
+    outcome = run("--dsn", "dbname=none", "--script", f"{script}:request")
+    gate.set()
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out == "Stopped before anything was measured.\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no process can be halted")
+def test_ctrl_c_while_the_server_does_not_answer(start, serverDsn, tmp_path):
+    path = tmp_path / "size.json"
+    process = start("size", "--dsn", serverDsn, "--json", str(path), "--seconds", "100",
+                    "--threads", "4", "--sql", "select pg_sleep(0.002)")
+    process.awaitLine("up to 4 connections")
+    with frozen(serverDsn):
+        process.signalGroup(signal.SIGTERM)
+        outcome = process.outcome()
+    assert (outcome.code, outcome.err) == (0, "")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="process groups are Unix's")
 def test_real_ctrl_c_leaves_nothing(start):
     process = start("size", "--seconds", "0.5", "--threads", "4", "--sql", "select pg_sleep(0.002)")
@@ -318,10 +407,11 @@ def checkOneLine(outcome, code):
     ["--p99", "0"], ["--p99", "-1"], ["--p99", "nan"], ["--p99", "fast"],
     ["--processes", "0"], ["--processes", "two"],
     ["--png", "/nonexistent/size.png"], ["--png", "/"], ["--png", ""],
-    ["--json", "/nonexistent/size.json"], ["--json", "/"], ["--json", "a\0b"],
+    ["--json", "/nonexistent/size.json"], ["--json", "/"], ["--json", "a\0b"], ["--json", ""],
     ["--sql", "select 1", "--script", "file.py:function"],
     ["--script", "file.py"], ["--script", ":function"], ["--script", "/nonexistent/file.py:f"],
-    ["--dsn", "nonsense"], ["--dsn", "bogus=1"], ["--dsn", "postgresql://me:secret@[::1/none"]])
+    ["--dsn", "nonsense"], ["--dsn", "bogus=1"], ["--dsn", "host=h", "user=me", "password=secret"],
+    ["--bogus=secret"], ["--dsn", "postgresql://me:secret@[::1/none"]])
 def test_wrong_options_are_told_in_one_line(run, arguments):
     outcome = run(*arguments)
     checkOneLine(outcome, 2)
@@ -348,7 +438,10 @@ def test_wrong_sql_is_told_in_one_line(run, serverDsn, sql):
     ("raise SystemExit(3)", "SystemExit: 3"), ("import nowhere", "ModuleNotFoundError"),
     ("def request(conn): raise KeyError('x')", "the function raised KeyError"),
     ("def request(conn): raise SystemExit(3)", "the function raised SystemExit: 3"),
-    ("async def request(conn): pass", "is an async function"),
+    ("async def request(conn): pass", "returned a coroutine, so nothing"),
+    ("def request(conn): yield", "returned a generator, so nothing"),
+    ("raise KeyboardInterrupt", "cannot be imported: KeyboardInterrupt"),
+    ("def request(conn): raise KeyboardInterrupt", "the function raised KeyboardInterrupt"),
     ("def request(): pass", "the function raised TypeError")])
 def test_wrong_script_is_told_in_one_line(run, serverDsn, tmp_path, text, said):
     script = tmp_path / "script.py"
@@ -445,6 +538,14 @@ def result(answer, limit=8, bound="--to", processes=1, **kwargs):
                          None)
 
 
+def gaining(answer, capacities=(1, 2, 4, 8), bound="--to", threads=50):
+    """A result of a throughput that gains up to the limit."""
+    curve = Curve(max(capacities), {capacity: [measurement(100.0 * capacity)]
+                                    for capacity in capacities})
+    return output.Result(curve, answer, Facts(100, 3, 10, None, 0, None, 0), threads, 1, bound,
+                         None)
+
+
 FOUND = Answer("found", 4, 8, (4, 4), "")
 
 
@@ -458,7 +559,48 @@ def test_what_still_gains_is_told():
     assert "still gains at 8 connections (400 requests/s)" in result(answer).reason
     assert "higher --to" in result(answer).reason
     assert "the server has no more free" in result(answer, bound="the server").reason
-    assert result(answer).limit.kind == "nothing yet"
+    assert gaining(answer).limit.kind == "nothing yet"
+    assert dict(gaining(answer).notes())["what limits"].startswith("Nothing yet. This process")
+
+
+def test_single_connection_is_compared_with_nothing():
+    answer = Answer("still gains", None, 1, (2, 2), "")
+    only = gaining(answer, [1], bound="the server")
+    assert only.reason == ("No recommendation: only 1 connection is free, so nothing can be "
+                           "compared.")
+    assert dict(only.notes())["what limits"].startswith("It is not known. ")
+    ended = gaining(Answer("ended", None, 1, (1, 1), "it was stopped"), [1])
+    assert "only 1 connection was measured (it was stopped)" in ended.reason
+
+
+def test_single_thread_needs_one():
+    answer = Answer("all", 1, 1, (1, 1), "")
+    assert gaining(answer, [1], threads=1).reason == (
+        "Recommended: 1 connection, because one thread cannot use more.")
+
+
+def test_early_end_tells_what_is_left_open():
+    answer = Answer("ended", None, 8, (3, 4), "it was stopped")
+    assert result(answer).reason == (
+        "No recommendation: too little was measured to tell (it was stopped); it allows answers "
+        "from 3 to 4.")
+    assert "up to 8 connections the throughput still gained" in gaining(answer).reason
+
+
+def test_what_is_not_known_is_said_so():
+    assert dict(result(FOUND).notes())["what limits"].startswith("It is not known. This process")
+
+
+@pytest.mark.parametrize("isTerminal, variables, isColorless", [
+    (True, {}, False), (False, {}, True), (True, {"NO_COLOR": "1"}, True),
+    (True, {"NO_COLOR": ""}, False), (True, {"TERM": "dumb"}, True)])
+def test_colours_are_for_terminals_that_want_them(monkeypatch, isTerminal, variables, isColorless):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: isTerminal, raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert output.isColorless() == isColorless
 
 
 def test_more_connections_than_the_server_has_are_told():
@@ -473,8 +615,10 @@ def test_more_connections_than_the_server_has_are_told():
     (dict(Lock=5.0, CPU=1.0), "locks"),
     (dict(CPU=6.0, Client=1.0), "the server's CPU"),
     (dict(CPU=6.0, machine=0.99), "the CPU of this machine, on which the server runs, too"),
-    (dict(Timeout=16.0, CPU=9.0, machine=1.0),
-     "the CPU of this machine, on which the server runs, too"),
+    (dict(Timeout=16.0, CPU=9.0, machine=1.0), "what the sessions wait for: Timeout"),
+    (dict(Timeout=7.0, machine=1.0), "what the sessions wait for: Timeout"),
+    (dict(Client=7.0, CPU=0.2, machine=0.95), "the client, or the way to the server"),
+    (dict(Client=7.0), "the client, or the way to the server"),
     (dict(IO=6.0, CPU=2.0, machine=1.0), "the server's disk"),
     (dict(CPU=6.0, machine=0.40), "not known"),
     (dict(IO=6.0, CPU=1.0), "the server's disk"),

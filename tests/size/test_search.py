@@ -188,12 +188,43 @@ def test_end_while_it_still_gains_recommends_nothing():
 @pytest.mark.parametrize("count", range(1, 50, 3))
 def test_end_at_any_time_says_nothing_wrong(count):
     curve, answer = search(endingAfter(count, workers(6)), LIMIT)
+    # Six capacities are measured in each round.
     if answer.recommended is None:
-        assert answer.verdict == "ended" and max(curve.runs) <= 8
+        assert answer.verdict == "ended" and count < 3 * 7
+        if max(curve.runs) == 16:
+            assert answer.reach[0] <= 6 <= answer.reach[1]
     else:
-        # What was not measured cannot be recommended: before the halving it is the rung above.
-        assert answer.recommended in curve.runs and answer.recommended in (6, 8)
-        assert max(curve.runs) == 16
+        assert (answer.verdict, answer.recommended) == ("found", 6)
+        assert count >= 3 * 6
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_single_runs_find_nothing(seed):
+    for count in range(1, 25):
+        fake = Fake(workers(20), seed, noise=0.03, bad=0.0)
+        measured = []
+
+        def measure(capacity):
+            if len(measured) == count:
+                raise Ended("it was stopped")
+            measured.append(capacity)
+            return fake(capacity)
+
+        curve, answer = search(measure, 64)
+        if answer.recommended is None:
+            assert answer.verdict == "ended"
+        else:
+            assert abs(answer.recommended - 20) <= step(20)
+            assert min(len(curve.runs[capacity])
+                       for capacity in curve.beside(answer.recommended)) >= 3
+        low, high = answer.reach
+        assert low <= high and (max(curve.runs) < 32 or low <= 20 <= high + step(20))
+
+
+def test_all_is_not_said_of_single_runs():
+    fake = endingAfter(7, workers(10 ** 6))
+    _, answer = search(fake, 12, isWhole=True)
+    assert (answer.verdict, answer.recommended) == ("ended", None)
 
 
 # -- with a limit for p99
