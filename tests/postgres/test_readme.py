@@ -133,7 +133,8 @@ from wsgiref.util import setup_testing_defaults
 
 request, text = {}, ""
 setup_testing_defaults(request)
-while "queuepool_takes_total" not in text:  # it is written once a second
+# It is written once a second, the gauges last.
+while 'queuepool_max_connections{pool="app"} 3.0' not in text:
     time.sleep(0.01)
     with contextlib.suppress(struct.error):  # prometheus_client reads a file that is just made
         text = b"".join(metrics(request, lambda status, headers: None)).decode()
