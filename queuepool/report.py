@@ -59,7 +59,7 @@ class _Holder(NamedTuple):
     waitsIn: str | None  #: the pool in which the thread waits now, if it waits
     hasEnded: bool  #: whether the thread has ended
     #: Where the thread is now, the innermost last, at most 50. () if that is not known, and in the
-    #: report of an error for those that str(report) does not show.
+    #: report of an error for those that str(report) does not show, and on CPython 3.11 for all.
     frames: tuple[Frame, ...]
     takeTrace: str | None  #: the stack of the take, with the pool's ``leakTrace``
     isHeld: bool = False  #: not checked out: a take, a put or the recycler runs a hook of it

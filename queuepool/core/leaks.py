@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Iterable
+from itertools import accumulate, repeat
 from threading import get_ident
 from types import FrameType
 from typing import Any
@@ -15,6 +17,10 @@ from weakref import ref
 from queuepool.core.log import Log
 from queuepool.core.slot import PAST, Place, Slot
 from queuepool.report import SHOWN, Frame, Holder
+
+#: CPython 3.11 may crash if it looks at the frames of a thread that is just ending. So the reports
+#: of errors, which are made at any time and in great numbers, do not look there.
+LOOKS_FOR_ERRORS = sys.version_info >= (3, 12)
 
 #: How many frames of a thread are looked at, from the innermost outwards.
 DEPTH = 50
@@ -100,7 +106,7 @@ def holdersOf(slots: Iterable[Slot], now: float, asker: Taker | None = None,
         for number, (since, slot, taker, isHeld) in enumerate(found):
             frames: tuple[Frame, ...] | None = ()
             hasEnded = taker.hasEnded
-            if not hasEnded and (stacks is None or number < SHOWN):
+            if not hasEnded and (stacks is None or LOOKS_FOR_ERRORS and number < SHOWN):
                 key = slot, slot.takes
                 frames = seen.get(key)
                 if frames is None:
@@ -117,11 +123,15 @@ def holdersOf(slots: Iterable[Slot], now: float, asker: Taker | None = None,
 
 
 def _framesOf(frame: FrameType | None) -> tuple[Frame, ...]:
-    found: list[Frame] = []
-    while frame is not None and len(found) < DEPTH:
-        found.append(Frame(frame.f_code.co_filename, frame.f_lineno or 0, frame.f_code.co_name))
-        frame = frame.f_back
-    return tuple(reversed(found))
+    if frame is None:
+        return ()
+    # One call, and all of it in C: so the other thread, whose frames these are, does not run in
+    # between. CPython 3.11 crashes if it follows f_back of a frame that comes to its end.
+    found: list[FrameType] = []
+    with contextlib.suppress(AttributeError):  # None has no f_back: what was found is kept
+        found.extend(accumulate(repeat("f_back", DEPTH - 1), getattr, initial=frame))
+    return tuple(Frame(each.f_code.co_filename, each.f_lineno or 0, each.f_code.co_name)
+                 for each in reversed(found) if each is not None)
 
 
 def reportOverdue(slots: Iterable[Slot], leakTime: float | None, now: float, log: Log) -> None:
