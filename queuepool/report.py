@@ -73,10 +73,7 @@ class Holder(_Holder):
     @property
     def stack(self) -> str:
         """The stack of the thread as it was when the report was made, as a traceback shows it."""
-        return "".join(
-            f'  File "{file}", line {line}, in {function}\n'
-            + (f"    {text}\n" if (text := linecache.getline(file, line).strip()) else "")
-            for file, line, function in self.frames)
+        return stackOf(self.frames)
 
     @property
     def hook(self) -> str | None:
@@ -108,6 +105,14 @@ class Holder(_Holder):
         elif self.waitsIn is not None:
             does.append(f"waits in pool {self.waitsIn!r}")
         return ", ".join(does)
+
+
+def stackOf(frames: Sequence[Frame]) -> str:
+    """Return the frames as a traceback shows them."""
+    return "".join(
+        f'  File "{file}", line {line}, in {function}\n'
+        + (f"    {text}\n" if (text := linecache.getline(file, line).strip()) else "")
+        for file, line, function in frames)
 
 
 def _place(frames: Sequence[Frame]) -> str:

@@ -6,7 +6,6 @@ import contextlib
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Iterable
 from itertools import accumulate, repeat
 from threading import get_ident
@@ -16,7 +15,7 @@ from weakref import ref
 
 from queuepool.core.log import Log
 from queuepool.core.slot import PAST, Place, Slot
-from queuepool.report import SHOWN, Frame, Holder
+from queuepool.report import SHOWN, Frame, Holder, stackOf
 
 #: CPython 3.11 may crash if it looks at the frames of a thread that is just ending. So the reports
 #: of errors, which are made at any time and in great numbers, do not look there.
@@ -155,5 +154,5 @@ def reportOverdue(slots: Iterable[Slot], leakTime: float | None, now: float, log
 
 
 def _stackOf(ident: int) -> str:
-    frame = sys._current_frames().get(ident)
-    return "".join(traceback.format_stack(frame)) if frame else "(no stack: it is no thread)"
+    frames = _framesOf(sys._current_frames().get(ident))
+    return stackOf(frames) or "(no stack: it is no thread)"
