@@ -11,7 +11,7 @@ from psycopg2 import Error, ProgrammingError
 from psycopg2.extensions import (STATUS_READY, TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INERROR,
                                  connection, cursor, quote_ident)
 
-from queuepool.errors import poolError
+from queuepool.postgres import ServerRole, configureError
 
 #: The settings of psycopg2's set_session, and the client encoding.
 _settings = attrgetter("isolation_level", "readonly", "deferrable", "autocommit", "encoding")
@@ -45,9 +45,7 @@ class Session:
         if configure is not None:
             configure(conn)
             if raw.get_transaction_status() == TRANSACTION_STATUS_INERROR:
-                raise poolError(
-                    "configure", "configure left a transaction in which a statement has failed, "
-                    "so what it did would be rolled back")
+                raise configureError()
             commit(raw)
             self._leaveBlock()
             channels = _listeningChannels(raw)
@@ -67,7 +65,7 @@ class Session:
         self._stringTypes, self._binaryTypes = dict(raw.string_types), dict(raw.binary_types)
         #: What the server reports unasked. It changes with the rights, as by SET ROLE.
         self.isSuperuser = raw.get_parameter_status("is_superuser")
-        self._wasReadOnly = self._isReadOnly()
+        self._role = ServerRole(raw.get_parameter_status)
 
     # -- what its user left behind
 
@@ -147,34 +145,19 @@ class Session:
 
     # -- fail-over
 
-    def _isReadOnly(self) -> bool:
-        """Tell whether the server says that a transaction is read-only unless it asks not to."""
-        return "on" in (self._raw.get_parameter_status("in_hot_standby"),
-                        self._raw.get_parameter_status("default_transaction_read_only"))
-
     def becameReadOnly(self) -> bool:
         """Tell whether the server says that it has become read-only since the set-up.
 
         A user who handles the error of a write himself leaves no other sign of a fail-over.
         """
-        return not self._wasReadOnly and self._isReadOnly() and not self.isReadOnlyByChoice()
+        return self._role.becameReadOnly() and not self.isReadOnlyByChoice()
 
     def isReadOnlyByChoice(self) -> bool:
         """Tell whether the transaction is read-only because its user, or the pool's, wanted it."""
         raw = self._raw
-        if raw.closed:  # a closed connection knows nothing any more
-            return False
-        if raw.readonly or raw.info.dsn_parameters.get("target_session_attrs") in (
-                "read-only", "standby", "prefer-standby"):
-            return True
-        # Reported since PostgreSQL 14. Before that it is not known, so the answer is no.
-        isStandby = raw.get_parameter_status("in_hot_standby") != "off"
-        default = raw.get_parameter_status("default_transaction_read_only")
-        if isStandby or default is None:
-            return False
-        # With "off" it is SET TRANSACTION READ ONLY, with "on" from the start a setting of the
-        # role or of the database.
-        return default == "off" or self._wasReadOnly
+        # A closed connection knows nothing any more.
+        return not raw.closed and self._role.isReadOnlyByChoice(
+            raw.readonly, raw.info.dsn_parameters.get("target_session_attrs"))
 
 
 def _listeningChannels(raw: connection) -> list[str]:
