@@ -10,6 +10,7 @@ attempts that failed, and ``use_time`` what ``Stats.useHistogram`` has. ``idle.m
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import threading
@@ -17,7 +18,6 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from queuepool.core.limits import describe
 from queuepool.pool import Pool
 from queuepool.stats import BOUNDS, Histogram, Stats
 
@@ -54,7 +54,7 @@ def observe(pool: Pool[Any], meter_provider: MeterProvider | None = None) -> Non
     """
     global _default
     if not isinstance(pool, Pool):
-        raise TypeError(f"pool must be a Pool, not {describe(pool)}")
+        raise TypeError(f"pool must be a Pool, not {type(pool).__name__}")
     current = get_meter_provider()
     provider = current if meter_provider is None else meter_provider
     with _lock:
@@ -80,6 +80,9 @@ class _Observer:
 
     def __init__(self, provider: MeterProvider) -> None:
         self._pools: list[_Observed] = []
+        #: Of pools that have ended: their time-outs when they were last seen, by name.
+        self._ended: dict[str, int] = {}
+        self._endedIn = os.getpid()
         meter = provider.get_meter("queuepool")
         create: Any = meter.create_histogram
         self._histograms = [
@@ -106,22 +109,40 @@ class _Observer:
               [self._sums(lambda pool, stats: stats.waiting)], "{request}",
               "Threads that wait for a connection.")
         counter("db.client.connection.timeouts",
-                [self._sums(lambda pool, stats: stats.timeouts)], "{timeout}",
+                [self._timeouts], "{timeout}",
                 "Takes that raised PoolTimeout.")
 
     def add(self, pool: Pool[Any]) -> None:
         """Observe one pool more."""
         if not any(each.pool() is pool for each in self._pools):
-            self._pools = [*self._living(), _Observed(pool)]
-
-    def _living(self) -> list[_Observed]:
-        return [each for each in self._pools if each.pool() is not None]
+            self._pools.append(_Observed(pool))
 
     def _stats(self) -> Iterator[tuple[_Observed, Pool[Any], Stats]]:
-        for observed in self._pools:
+        for observed in self._pools.copy():
             pool = observed.pool()
             if pool is not None:
                 yield observed, pool, pool.stats()
+
+    def _timeouts(self, options: CallbackOptions) -> Iterable[Observation]:
+        """Observe them. What a pool that has ended counted goes on to count for its name."""
+        if self._endedIn != os.getpid():  # a child, where all counts start at zero
+            self._ended, self._endedIn = {}, os.getpid()
+            for observed in self._pools:
+                observed.timeouts = 0
+        for observed in self._pools.copy():
+            pool = observed.pool()
+            if pool is not None:
+                observed.timeouts = pool.stats().timeouts
+            else:
+                with contextlib.suppress(ValueError):  # another collection was faster
+                    self._pools.remove(observed)
+                    if observed.timeouts:
+                        self._ended[observed.name] = (
+                            self._ended.get(observed.name, 0) + observed.timeouts)
+        sums = self._ended.copy()
+        for observed in self._pools.copy():
+            sums[observed.name] = sums.get(observed.name, 0) + observed.timeouts
+        return [Observation(number, {_POOL: name}) for name, number in sums.items()]
 
     def _count(self, options: CallbackOptions) -> Iterable[Observation]:
         """Observe what is open. Records the times as well: this is called for each collection."""
@@ -151,6 +172,8 @@ class _Observed:
 
     def __init__(self, pool: Pool[Any]) -> None:
         self.pool = weakref.ref(pool)
+        self.name = pool.name
+        self.timeouts = 0
         self._forget()
 
     def _forget(self) -> None:

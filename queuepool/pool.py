@@ -55,10 +55,11 @@ from queue import Full
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
 
+from queuepool.advice import Advice, adviceFrom
 from queuepool.core import fork, leaks
 from queuepool.core.breaker import CircuitBreaker
 from queuepool.core.call import LEAST_HOOK_TIME, POOL_DEFAULT, Call
-from queuepool.core.deadlock import DEADLOCK_TIME, findKnot
+from queuepool.core.deadlock import DEADLOCK_TIME, Knot, findKnot
 from queuepool.core.hooks import CloseOnException, Hooks
 from queuepool.core.idle import IdleQueue
 from queuepool.core.keeper import Keeper, twinOf
@@ -66,7 +67,8 @@ from queuepool.core.leaks import Taker, threadLocal
 from queuepool.core.limits import Limits, checkInteger, checkLimit, checkSeconds, describe
 from queuepool.core.log import Log, brief
 from queuepool.core.recycler import Recycler
-from queuepool.core.slot import NEVER, NO_COUNTS, NOWHERE, Ledger, Place, Slot
+from queuepool.core.sampler import Samples
+from queuepool.core.slot import NEVER, NO_COUNTS, NOWHERE, PAST, Ledger, Place, Slot
 from queuepool.elsewhere import Elsewhere
 from queuepool.errors import (PoolBusy, PoolClosed, PoolDeadlock, PoolError, PoolTimeout, TakeBusy,
                               TakeDeadlock, TakeTimeout, poolError)
@@ -165,9 +167,9 @@ class Pool(Generic[R]):
         self.maxWaiting = maxWaiting
         self.openRetryTime = checkLimit("openRetryTime", openRetryTime)
         self.leakTime = checkSeconds("leakTime", leakTime)
-        self.leakTrace = leakTrace
+        self._leakTrace = leakTrace
         self.raiseDeadlock = raiseDeadlock
-        self.histograms = histograms
+        self._histograms = histograms
         self._limits = Limits(maxIdleTime, maxOpenTime, maxUsageCount, jitter)
         self._idleLimit = self._limits.maxIdleTime
         self._factory = factory
@@ -177,8 +179,11 @@ class Pool(Generic[R]):
         #: When close() was first called, and by which thread.
         self._closedAt = 0.0
         self._closedBy = ""
-        #: Who held what in the deadlock that was logged last.
-        self._toldKnot: list[Any] | None = None
+        #: Who held what in the deadlock that was logged last, and when one was seen last.
+        self._toldKnot: Knot | None = None
+        self._knotAt = PAST
+        #: For the reports of errors.
+        self._stacks = leaks.Stacks()
         #: A put that a subclass defines is called at the end of a with block.
         self._overridesPut = type(self).put is not Pool.put
         self._recycler = Recycler(self, self._log)
@@ -192,6 +197,7 @@ class Pool(Generic[R]):
         self._queue = IdleQueue(capacity)
         self._breaker = CircuitBreaker(self.clock)
         self._ledger = Ledger()
+        self._samples = Samples()
         self._hooks = Hooks(self, self._limits, self._breaker, self._log)
         self._keeper = Keeper(
             self.name, self.clock, self._factory, partial(join, self), self._disown, self._queue,
@@ -256,7 +262,7 @@ class Pool(Generic[R]):
                 then = call.now
                 resource, call = call.resource, None
                 slot = resource._slot
-            if self.leakTrace:
+            if self._leakTrace:
                 slot.trace = "".join(traceback.format_stack(sys._getframe(1)))
             slot.timeout = None
             slot.takes += 1
@@ -429,18 +435,19 @@ class Pool(Generic[R]):
         knot = findKnot(self._queue)
         if knot is None:
             return
-        if self.raiseDeadlock:
-            threadLocal.taker.waits = None  # it gives up: nobody else has to
+        self._knotAt = self.clock()
+        taker = threadLocal.taker
+        if self.raiseDeadlock and id(taker) in [each for each, _, _ in knot]:
+            taker.waits = None  # it gives up: nobody else has to
             raise self._timeoutError(
                 call, "no resource can come free", self.deadlockError, Verdict.NESTED)
-        told = [(id(slot), takes) for slot, takes, _ in knot]  # and keep nothing alive
-        if told != self._toldKnot:
-            self._toldKnot = told
+        if knot != self._toldKnot:
+            self._toldKnot = knot
             self._log.warning(
                 "nested", "deadlock: all that is checked out is held by threads that wait for "
-                "another resource themselves, so nobody is served until one of them gives up. Do "
-                "not take while you hold one, or take from several pools in the same order "
-                "everywhere. (It is no deadlock if a thread handed on what it took)",
+                "another resource themselves, so nobody is served until one of them gives up, "
+                "unless a thread handed on what it took. Do not take while you hold one, or take "
+                "from several pools in the same order everywhere",
                 details=str(self.report()))
 
     def _opens(self, call: Call) -> bool:
@@ -485,19 +492,26 @@ class Pool(Generic[R]):
             what = "nothing could be opened" if verdict is None else what
             limit += f", openRetryTime {self.openRetryTime:g} s"
         taker = leaks.currentTaker()
-        report = self._report(taker)
+        report = self._report(taker, self._stacks)
         verdict = verdict or report.verdict or Verdict.EXHAUSTED
+        if verdict is Verdict.NESTED:
+            self._knotAt = self.clock()
+        elif verdict is Verdict.EXHAUSTED and self._knotAt >= max(
+                call.startedAt, self.clock() - DEADLOCK_TIME):
+            verdict = Verdict.NESTED  # another one of them gave up an instant ago
         report = report._replace(verdict=verdict)
         message = (f"pool {self.name!r}: {what} in {self.clock() - call.startedAt:.3f} s "
                    f"({limit}): {self._situation()}")
         if verdict is Verdict.EMPTY:
             message += "; nothing was put into the pool yet, and it has no factory"
         elif verdict is Verdict.NESTED:
-            message += "; all that is checked out is held by threads that wait themselves"
+            message += ("; all that is checked out is held by threads that wait themselves "
+                        "(unless they handed it on)")
         if report.holders:
             longest = report.holders[0]
-            message += (f"; {longest.resource!r} is checked out longest, for "
-                        f"{longest.seconds:.1f} s, by thread {longest.thread!r}"
+            message += (f"; {longest.resource!r} is "
+                        f"{'in the hands of a hook' if longest.isHeld else 'checked out'} longest, "
+                        f"for {longest.seconds:.1f} s, by thread {longest.thread!r}"
                         + (f", which {longest.state}" if longest.state else ""))
             own = [held.name for held in list(self._queue.members)
                    if held.place is TAKEN and held.takenBy is taker]
@@ -581,14 +595,15 @@ class Pool(Generic[R]):
                 queue.notify()
                 return
             used = now - slot.takenAt
-            slot.useTime += used
-            slot.useMax = used if used > slot.useMax else slot.useMax
-            slot.lastUsedAt = now
             if slot.isLong and isUse:
                 counts = slot.useCounts
                 if counts is None:
                     counts = slot.useCounts = NO_COUNTS.copy()
-                counts[bisect_left(BOUNDS, used)] += 1
+                bucket = bisect_left(BOUNDS, used)
+                counts[bucket] += 1  # no call until the next store, see Ledger.histogram
+            slot.useTime += used
+            slot.useMax = used if used > slot.useMax else slot.useMax
+            slot.lastUsedAt = now
             if resource._isOpen is (slot.openedAt is None):  # its user closed or opened it
                 self._hooks.countMissed(resource)
             if slot.reportedAt == slot.takenAt:
@@ -720,19 +735,22 @@ class Pool(Generic[R]):
             if self.closed:
                 raise self._closedError()
             if not call.mayRunAnotherHook():
-                raise self._timeoutError(call, f"{self._keeper.countOpen()} were opened")
+                raise self._timeoutError(call, f"{self._keeper.countOpen()} were opened",
+                                         verdict=Verdict.CANNOT_OPEN)
             if not self._keeper.openOne(
                     None if call.deadline == NEVER else call.deadline - call.now):
                 if self._breaker.isTripped:
-                    raise self._timeoutError(call, f"{self._keeper.countOpen()} were opened")
+                    raise self._timeoutError(call, f"{self._keeper.countOpen()} were opened",
+                                             verdict=Verdict.CANNOT_OPEN)
                 break  # what is closed is in the hands of other calls
         return self._keeper.countOpen()
 
     def startRecycler(self, interval: float = 60) -> None:
         """Start a daemon thread that calls ``recycle`` at once and every ``interval`` seconds.
 
-        Does nothing if it runs already. The thread survives failing hooks, holds no reference to
-        the pool while it sleeps, and ends with the pool, with ``stopRecycler`` or the program.
+        Whatever the interval is, it calls ``sampleLoad`` once a second. Does nothing if it runs
+        already. The thread survives failing hooks, holds no reference to the pool while it
+        sleeps, and ends with the pool, with ``stopRecycler`` or the program.
         """
         seconds = checkSeconds("interval", interval)
         if seconds is None or seconds <= 0:
@@ -852,6 +870,23 @@ class Pool(Generic[R]):
                 pass
 
     @property
+    def leakTrace(self) -> bool:
+        """Whether the stack of each take is remembered. May be set at any time."""
+        return self._leakTrace
+
+    @leakTrace.setter
+    def leakTrace(self, value: bool) -> None:
+        self._leakTrace = value
+        for slot in list(self._queue.members):
+            slot.isLong = slot.isLong or bool(value)
+            slot.askToCheck()
+
+    @property
+    def histograms(self) -> bool:
+        """Whether use times of all resources are counted. Set when the pool is made."""
+        return self._histograms
+
+    @property
     def closed(self) -> bool:
         """Whether ``close`` was called."""
         return self._queue.isShutDown
@@ -878,15 +913,40 @@ class Pool(Generic[R]):
             waitHistogram=ledger.histogram("wait"), openHistogram=ledger.histogram("open"),
             useHistogram=ledger.histogram("use"))
 
+    def sampleLoad(self) -> None:
+        """Note for ``advise`` how many are in use or waited for. The recycler calls it.
+
+        Never blocks, runs no hook. While the pool is closed or reconnecting nothing is noted:
+        those who wait then do not wait for want of capacity.
+        """
+        queue = self._queue
+        if not (queue.isShutDown or self._breaker.isTripped):
+            inUse = sum(slot.place in (TAKEN, HELD) for slot in list(queue.members))
+            self._samples.add(inUse + queue.waiting(), queue.maxsize)
+
+    def advise(self) -> Advice:
+        """Return which capacity and which limits would suit the load that the pool has seen.
+
+        ``print(pool.advise())`` shows it; see ``Advice`` for what it can tell and what not. Blocks
+        and locks nothing, runs no hook. The recycler samples the load once a second; with fewer
+        than 600 samples since the pool was made or resized, ``least`` is None: it is too early.
+        A second that the recycler spends in a slow hook has no sample. In a child process all
+        starts afresh.
+        """
+        return adviceFrom(
+            self.name, self.stats(), self._samples.at(self.capacity), self._recycler.isRunning,
+            self.minOpen, {limit: self._limits.given(limit)
+                           for limit in ("maxIdleTime", "maxOpenTime", "maxUsageCount")})
+
     def report(self) -> Report:
         """Return what the pool looks like now, and who has what. Blocks and locks nothing.
 
         ``print(pool.report())`` shows a table: who holds what for how long, and where that thread
-        is now. It costs about 0.1 ms for each 10 that are checked out.
+        is now. It costs about 0.5 ms for each 10 that are checked out.
         """
         return self._report(None)
 
-    def _report(self, asker: Taker | None) -> Report:
+    def _report(self, asker: Taker | None, stacks: leaks.Stacks | None = None) -> Report:
         """Return the report. The asker, if any, is a thread that just waited or would have to."""
         now = self.clock()
         lastError, lastErrorAt = self._hooks.lastError or (None, 0.0)
@@ -897,7 +957,7 @@ class Pool(Generic[R]):
             self._verdict(asker), lastError, None if lastError is None else now - lastErrorAt,
             breaker.isTripped, max(0.0, breaker.retryAt - now) if breaker.isTripped else None,
             self._recycler.isRunning, leaks.holdersOf(
-                list(self._queue.members), now, asker, self.name))
+                list(self._queue.members), now, asker, self.name, stacks))
 
     def _verdict(self, asker: Taker | None) -> Verdict | None:
         """Return why a take would get nothing now; None if it would."""
@@ -908,9 +968,13 @@ class Pool(Generic[R]):
             return Verdict.EMPTY
         if queue.open or queue.returned:
             return None
+        opening = [slot.since for slot in list(queue.members)
+                   if slot.place is HELD and slot.openedAt is None]
         if self._keeper.countIdle():
-            return Verdict.CANNOT_OPEN if self._breaker.isTripped else None
-        if not queue.countTaken():  # all are in the hands of an open, or of another hook
+            # An open that takes longer than a second is news; the next one may take as long.
+            fails = self._hooks.isFailing or self.clock() - min(opening, default=NEVER) > 1.0
+            return Verdict.CANNOT_OPEN if fails else None
+        if len(opening) > queue.countTaken():
             return Verdict.CANNOT_OPEN
         return Verdict.EXHAUSTED if findKnot(queue, asker) is None else Verdict.NESTED
 
@@ -925,7 +989,7 @@ class Pool(Generic[R]):
             f"pool {self.name!r} is closed: close() was called, or the block of 'with pool:' has "
             f"ended, {self.clock() - self._closedAt:.1f} s ago in thread {self._closedBy!r} "
             f"[queuepool:{Verdict.SHUTTING_DOWN}]")
-        error.report = self.report()
+        error.report = self._report(None, self._stacks)
         return error
 
     def __enter__(self) -> Self:

@@ -11,6 +11,9 @@ writes once a second, and a last time when the process ends.
 from __future__ import annotations
 
 import atexit
+import contextlib
+import logging
+import multiprocessing.util
 import os
 import threading
 import weakref
@@ -18,9 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-from queuepool.core.fork import allPools
-from queuepool.core.limits import describe
-from queuepool.core.log import logger
+from queuepool import allPools
 from queuepool.pool import Pool
 from queuepool.stats import BOUNDS, Histogram, Stats
 
@@ -35,6 +36,8 @@ except ImportError as error:
         name="prometheus_client") from error
 
 __all__ = ["Collector"]
+
+logger = logging.getLogger("queuepool")
 
 #: Seconds between two writes in multiprocess mode.
 WRITE_INTERVAL = 1.0
@@ -161,7 +164,7 @@ class Collector:
     def __init__(self, *pools: Pool[Any]) -> None:
         for pool in pools:
             if not isinstance(pool, Pool):
-                raise TypeError(f"Collector wants pools, not {describe(pool)}")
+                raise TypeError(f"Collector wants pools, not {type(pool).__name__}")
         self._pools = [weakref.ref(pool) for pool in pools]
         self._totals = _Totals()
         self._writer = _writer if getattr(values.ValueClass, "_multiprocess", False) else None
@@ -263,8 +266,9 @@ class _Writer:
             except Exception:
                 if not self._hasFailed:
                     self._hasFailed = True
-                    logger.warning("writing metrics for Prometheus failed; it is tried again "
-                                   "every second [queuepool:metrics-failed]", exc_info=True)
+                    with contextlib.suppress(Exception):  # as of a logging handler that fails
+                        logger.warning("writing metrics for Prometheus failed; it is tried again "
+                                       "every second [queuepool:metrics-failed]", exc_info=True)
 
     def write(self, atExit: bool = False) -> None:
         """Write what the pools look like and what they have counted since the last time."""
@@ -331,4 +335,15 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 @atexit.register
 def _writeAtExit() -> None:
     if _writer._collectors:
-        _writer.write(atExit=True)
+        with contextlib.suppress(Exception):  # the thread has logged it, if there is no folder
+            _writer.write(atExit=True)
+
+
+def _writeAtEndOfChild(_: object = None) -> None:
+    """Have a child process of multiprocessing write as well: it runs no atexit function."""
+    multiprocessing.util.Finalize(None, _writeAtExit, exitpriority=0)
+
+
+if multiprocessing.parent_process() is not None:
+    _writeAtEndOfChild()
+multiprocessing.util.register_after_fork(_writer, _writeAtEndOfChild)

@@ -6,8 +6,11 @@ import enum
 import linecache
 import os
 import re
+import sys
+import sysconfig
 import textwrap
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 #: How many holders str(report) shows; what is longest checked out comes first.
@@ -16,8 +19,14 @@ WIDTH = 80
 
 #: Whose frames are of little interest to somebody who looks where a thread is.
 _OWN = os.path.dirname(__file__) + os.sep
-_STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
-_INSTALLED = f"{os.sep}site-packages{os.sep}"
+_INSTALLED = tuple(f"{os.sep}{each}-packages{os.sep}" for each in ("site", "dist"))
+#: The standard library, what is built in, and commands such as gunicorn.
+_PYTHONS = (os.path.dirname(os.__file__) + os.sep, "<frozen ",
+            *(sysconfig.get_path("scripts", vars={"base": base}) + os.sep
+              for base in (sys.prefix, sys.base_prefix)))
+
+#: The methods of a resource that the pool runs.
+HOOKS = {"open", "close", "takeRepair", "putRepair", "abandon", "isTransient", "noteError"}
 
 _LINE_OF_TRACE = re.compile(r'^  File "(.*)", line (\d+), in (.*)$', re.MULTILINE)
 
@@ -49,8 +58,11 @@ class _Holder(NamedTuple):
     seconds: float  #: since the take
     waitsIn: str | None  #: the pool in which the thread waits now, if it waits
     hasEnded: bool  #: whether the thread has ended
-    frames: tuple[Frame, ...]  #: where the thread is now, the innermost last; () if not known
+    #: Where the thread is now, the innermost last, at most 50. () if that is not known, and in the
+    #: report of an error for those that str(report) does not show.
+    frames: tuple[Frame, ...]
     takeTrace: str | None  #: the stack of the take, with the pool's ``leakTrace``
+    isHeld: bool = False  #: not checked out: a take, a put or the recycler runs a hook of it
 
 
 class Holder(_Holder):
@@ -67,6 +79,14 @@ class Holder(_Holder):
             for file, line, function in self.frames)
 
     @property
+    def hook(self) -> str | None:
+        """The hook of the resource that the thread runs now, if it is known."""
+        if not self.isHeld:
+            return None
+        return next((inner.function for outer, inner in reversed([*pairwise(self.frames)])
+                     if inner.function in HOOKS and outer.file.startswith(_OWN)), None)
+
+    @property
     def place(self) -> str:
         """The line of the user's program at which the thread is."""
         return _place(self.frames)
@@ -80,16 +100,29 @@ class Holder(_Holder):
     @property
     def state(self) -> str:
         """What is known of the thread, in a few words."""
-        return ("has ended without returning it" if self.hasEnded
-                else f"waits in pool {self.waitsIn!r}" if self.waitsIn is not None else "")
+        does = []
+        if self.isHeld:
+            does.append(f"runs its {self.hook}" if self.hook else "runs a hook of it")
+        if self.hasEnded:
+            does.append("has ended without returning it")
+        elif self.waitsIn is not None:
+            does.append(f"waits in pool {self.waitsIn!r}")
+        return ", ".join(does)
 
 
 def _place(frames: Sequence[Frame]) -> str:
-    """Return the innermost line of the user's own program, or else of what is not ours."""
+    """Return the innermost line of the user's own program, else of an installed package."""
     found = [each for each in reversed(frames) if not each.file.startswith(_OWN)]
-    frame = next((each for each in found if not each.file.startswith(_STANDARD_LIBRARY)
-                  and _INSTALLED not in each.file), found[0] if found else None)
-    return f"{os.path.basename(frame.file)}:{frame.line} in {frame.function}" if frame else ""
+    frame = min(found, key=lambda each: _distance(each.file), default=None)
+    return _printable(f"{os.path.basename(frame.file)}:{frame.line} in {frame.function}"
+                      if frame else "")
+
+
+def _distance(file: str) -> int:
+    """Return 0 for a file of the user's program, 1 of a package, 2 of Python and of commands."""
+    if any(each in file for each in _INSTALLED):
+        return 1
+    return 2 if file.startswith(_PYTHONS) else 0
 
 
 class Report(NamedTuple):
@@ -108,7 +141,7 @@ class Report(NamedTuple):
     isReconnecting: bool  #: whether one resource is tried at a time, after a failure
     retryIn: float | None  #: until the next one is tried; None if nothing is waited for
     recyclerRuns: bool
-    holders: tuple[Holder, ...]  #: of all that is checked out, the longest first
+    holders: tuple[Holder, ...]  #: of all that is checked out or held by a hook, longest first
 
     def __str__(self) -> str:
         return "\n".join(line[:WIDTH - 1] + "…" if len(line) > WIDTH else line
@@ -133,7 +166,7 @@ class Report(NamedTuple):
             yield (f"  {holder.seconds:9.3f}  {_cut(holder.resource, 20):20}  "
                    f"{_cut(holder.thread, 45)}").rstrip()
             if holder.hasEnded and holder.takenAt == "":
-                yield f"{'':13}{holder.state}; leakTrace=True would tell where it took"
+                yield f"{'':13}{holder.state}; leakTrace=True tells where it took"
             elif holder.state:
                 yield f"{'':13}{_cut(holder.state, 67)}"
             if holder.place:

@@ -367,6 +367,7 @@ def join(pool: Owner, resource: Any, slot: Slot) -> None:
         except IndexError:
             raise poolError("put-twice", f"pool {pool.name!r}: {resource.name!r} is being put into "
                                          f"a pool by another thread") from None
+        slot.name = _nameOf(resource)
         slot.ref = ref(resource)
         slot.life = resource._life
         slot.takenBy = currentTaker()
@@ -384,6 +385,15 @@ def join(pool: Owner, resource: Any, slot: Slot) -> None:
         if hasTicket:
             resource._leavePool()
         raise
+
+
+def _nameOf(resource: Resource) -> str:
+    """Return its name, as text whatever its user gave for one: reports and errors show it."""
+    name: object = resource.name
+    try:
+        return name if isinstance(name, str) else str(name)
+    except Exception:
+        return type(resource).__name__
 
 
 def checkNew(pool: Owner, resource: Any) -> None:

@@ -19,22 +19,32 @@ def dumpOnSignal(number: int, file: Any = None) -> None:
     while all threads are stuck in ``take``: it takes no lock and writes straight to the file
     descriptor. Call it in the main thread. A handler that the signal had before is called as well.
     CPython runs it in the main thread, as soon as that executes Python code: not while it waits for
-    an answer of a database.
+    an answer of a database. Called again for the same signal, it replaces the file only.
     """
-    if file is not None:
-        file.fileno()  # what has none is to be told here
+    if file is not None and not isinstance(file.fileno(), int):
+        raise ValueError("file must be one of the operating system: its fileno() must be an int")
+    before = signal.getsignal(number)
+    if isinstance(before, _Dump):
+        before = before.before
+    signal.signal(number, _Dump(file, before))
 
-    def dump(signum: int, frame: FrameType | None) -> None:
-        text = "".join(map(_reportOf, allPools())) or "no queuepool\n"
-        data = text.encode(errors="backslashreplace")
-        with contextlib.suppress(OSError, ValueError):  # as of a file that was closed
-            descriptor = 2 if file is None else file.fileno()
+
+class _Dump:
+    """The signal handler."""
+
+    def __init__(self, file: Any, before: Any) -> None:
+        self._file = file
+        self.before = before
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        with contextlib.suppress(Exception):  # as of a file that was closed: the program goes on
+            text = "".join(map(_reportOf, allPools())) or "no queuepool\n"
+            data = text.encode(errors="backslashreplace")
+            descriptor = 2 if self._file is None else self._file.fileno()
             while data:
                 data = data[os.write(descriptor, data):]
-        if callable(before):
-            before(signum, frame)
-
-    before = signal.signal(number, dump)
+        if callable(self.before):
+            self.before(signum, frame)
 
 
 def _reportOf(pool: Any) -> str:

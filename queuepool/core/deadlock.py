@@ -11,14 +11,20 @@ from queuepool.core.slot import Place
 DEADLOCK_TIME = 1.0
 
 
-def findKnot(queue: IdleQueue, asker: Any = None) -> list[Any] | None:
+#: By identity who holds what, and the number of its takes.
+Knot = list[tuple[int, int, int]]
+
+
+def findKnot(queue: IdleQueue, asker: Any = None) -> Knot | None:
     """Return who holds what if all of them wait, in this queue or in others that they need.
 
     None if anybody else may put something. Nothing is locked: two passes have to find the same.
-    The ``asker`` is taken for one who waits in this queue.
+    The ``asker`` is taken for one who waits in this queue. What is returned keeps nothing alive.
     """
     knot = _look(queue, asker)
-    return knot if knot is not None and knot == _look(queue, asker) else None
+    if knot is None or knot != _look(queue, asker):
+        return None
+    return [(id(taker), id(slot), takes) for taker, slot, takes, _ in knot]
 
 
 def _look(queue: IdleQueue, asker: Any = None) -> list[Any] | None:
@@ -35,10 +41,10 @@ def _look(queue: IdleQueue, asker: Any = None) -> list[Any] | None:
         for slot in list(queue.members):
             taker = slot.takenBy
             waits = None
-            if slot.place is Place.TAKEN and not taker.hasEnded:
+            if slot.place in (Place.TAKEN, Place.HELD) and taker and not taker.hasEnded:
                 waits = asked if taker is asker else taker.waits
             if waits is None:
                 return None
-            found.append((slot, slot.takes, waits))
+            found.append((taker, slot, slot.takes, waits))
             pending.append(waits[0])
     return found

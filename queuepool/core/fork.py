@@ -28,7 +28,7 @@ _pools: weakref.WeakValueDictionary[int, Forkable] = weakref.WeakValueDictionary
 
 
 def allPools() -> list[Any]:
-    """Return all pools of this process, in the order in which they were made."""
+    """Return all pools of this process, in the order in which they were made. Does not block."""
     return [pool for reference in _pools.valuerefs() if (pool := reference()) is not None]
 
 

@@ -42,8 +42,10 @@ class Settings(Protocol):
     closeOnException: CloseOnException
     openRetryTime: float
     leakTrace: bool
-    histograms: bool
     _overridesPut: bool
+
+    @property
+    def histograms(self) -> bool: ...
 
 
 class Hooks:

@@ -364,6 +364,7 @@ class Keeper:
         slot = call.resource._slot
         slot.place = HELD
         slot.takenBy = currentTaker()
+        slot.since = self._clock()
         slot.timeout = None
 
     @contextlib.contextmanager

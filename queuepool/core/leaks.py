@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterable
 from threading import get_ident
@@ -12,8 +13,14 @@ from typing import Any
 from weakref import ref
 
 from queuepool.core.log import Log
-from queuepool.core.slot import Place, Slot
-from queuepool.report import Frame, Holder
+from queuepool.core.slot import PAST, Place, Slot
+from queuepool.report import SHOWN, Frame, Holder
+
+#: How many frames of a thread are looked at, from the innermost outwards.
+DEPTH = 50
+
+#: Seconds for which many errors at a time use what one of them has looked at.
+STACKS_TIME = 0.1
 
 
 class ThreadLife:
@@ -51,33 +58,70 @@ def currentTaker() -> Taker:
     return taker
 
 
+class Stacks:
+    """Where the threads were when somebody looked last, at most STACKS_TIME ago.
+
+    When a pool is overloaded or closed, many threads get an error at a time. Each error has a
+    report, and to walk the stacks is most of its cost.
+    """
+
+    def __init__(self) -> None:
+        self._until = 0.0
+        #: By slot, and its number of takes.
+        self._seen: dict[tuple[Slot, int], tuple[Frame, ...]] = {}
+
+    def seen(self) -> dict[tuple[Slot, int], tuple[Frame, ...]]:
+        """Return what was seen, to be completed."""
+        now = time.monotonic()
+        if now > self._until:
+            self._seen, self._until = {}, now + STACKS_TIME
+        return self._seen
+
+
 def holdersOf(slots: Iterable[Slot], now: float, asker: Taker | None = None,
-              asked: str | None = None) -> tuple[Holder, ...]:
-    """Return who has what checked out, the longest first. The asker is told as waiting there."""
-    frames: dict[int, Any] = {}
-    found = []
+              asked: str | None = None, stacks: Stacks | None = None) -> tuple[Holder, ...]:
+    """Return who has what checked out, or in the hands of a hook, the longest first.
+
+    The asker is told as waiting there. With ``stacks`` the frames of the first SHOWN only.
+    """
+    found: list[tuple[float, Slot, Taker, bool]] = []
+    for slot in slots:
+        taker, takenAt, place = slot.takenBy, slot.takenAt, slot.place
+        if place is Place.TAKEN and slot.takenAt == takenAt:
+            found.append((takenAt, slot, taker, False))
+        elif place is Place.HELD and taker is not None and taker is not asker:
+            since = max(slot.since, slot.lastUsedAt)
+            found.append((since if since > PAST else now, slot, taker, True))
+    found.sort(key=lambda each: each[0])
+    threads: dict[int, FrameType] = {}
+    holders = []
+    seen = {} if stacks is None else stacks.seen()
     try:
-        frames = sys._current_frames()
-        for slot in slots:
-            taker, takenAt, trace = slot.takenBy, slot.takenAt, slot.trace
-            if slot.place is Place.TAKEN and slot.takenAt == takenAt:
-                waits = taker.waits
-                waitsIn = asked if taker is asker else waits and waits[1]
-                hasEnded = taker.hasEnded
-                found.append(Holder(
-                    slot.name, taker.name, max(0.0, now - takenAt), waitsIn, hasEnded,
-                    () if hasEnded else tuple(_framesOf(frames.get(taker.ident))), trace))
+        for number, (since, slot, taker, isHeld) in enumerate(found):
+            frames: tuple[Frame, ...] | None = ()
+            hasEnded = taker.hasEnded
+            if not hasEnded and (stacks is None or number < SHOWN):
+                key = slot, slot.takes
+                frames = seen.get(key)
+                if frames is None:
+                    threads = threads or sys._current_frames()
+                    frames = seen[key] = _framesOf(threads.get(taker.ident))
+            waits = taker.waits
+            holders.append(Holder(
+                slot.name, taker.name, max(0.0, now - since),
+                asked if taker is asker else waits and waits[1], hasEnded, frames or (),
+                slot.trace, isHeld))
     finally:
-        frames.clear()  # it has this very frame, which would keep alive what others refer to
-    return tuple(sorted(found, key=lambda holder: -holder.seconds))
+        threads.clear()  # it has this very frame, which would keep alive what others refer to
+    return tuple(holders)
 
 
-def _framesOf(frame: FrameType | None) -> list[Frame]:
-    found = []
-    while frame is not None:
+def _framesOf(frame: FrameType | None) -> tuple[Frame, ...]:
+    found: list[Frame] = []
+    while frame is not None and len(found) < DEPTH:
         found.append(Frame(frame.f_code.co_filename, frame.f_lineno or 0, frame.f_code.co_name))
         frame = frame.f_back
-    return found[::-1]
+    return tuple(reversed(found))
 
 
 def reportOverdue(slots: Iterable[Slot], leakTime: float | None, now: float, log: Log) -> None:

@@ -107,22 +107,24 @@ class Slot:
 
     def countOpening(self, seconds: float) -> None:
         """Count the time of one call of ``open``, successful or not."""
-        self.openTime += seconds
-        self.openMax = max(self.openMax, seconds)
         counts = self.openCounts
         if counts is None:
             counts = self.openCounts = NO_COUNTS.copy()
-        counts[bisect_left(BOUNDS, seconds)] += 1
+        self.openMax = max(self.openMax, seconds)
+        bucket = bisect_left(BOUNDS, seconds)
+        counts[bucket] += 1  # no call until the next store, see Ledger.histogram
+        self.openTime += seconds
 
     def countWait(self, seconds: float) -> None:
         """Count one wait in line."""
         self.waits += 1
-        self.waitTime += seconds
-        self.waitMax = max(self.waitMax, seconds)
         counts = self.waitCounts
         if counts is None:
             counts = self.waitCounts = NO_COUNTS.copy()
-        counts[bisect_left(BOUNDS, seconds)] += 1
+        self.waitMax = max(self.waitMax, seconds)
+        bucket = bisect_left(BOUNDS, seconds)
+        counts[bucket] += 1  # no call until the next store, see Ledger.histogram
+        self.waitTime += seconds
 
 
 class Ledger:
@@ -154,13 +156,28 @@ class Ledger:
         """Return the largest of one maximum over all slots."""
         return max((getattr(slot, maximum) for slot in self._slots.copy()), default=0.0)
 
+    @staticmethod
+    def _consistent(slot: Slot, sum: str, counts: list[int]) -> tuple[float, list[int]]:
+        """Return a sum and a copy of its counts in which the same times are.
+
+        Whoever counts stores both with no call in between, so no other thread runs there (without
+        the GIL it may; then they may differ by one time).
+        """
+        for _ in range(100):  # more often than a thread can count while another one reads
+            seconds = getattr(slot, sum)
+            copy = counts.copy()
+            if getattr(slot, sum) == seconds:
+                break
+        return seconds, copy
+
     def histogram(self, what: str) -> Histogram:
         """Return the histogram of "wait", "open" or "use" over all slots."""
         total, seconds, longest = NO_COUNTS.copy(), 0.0, 0.0
         for slot in self._slots.copy():
             counts = getattr(slot, what + "Counts")
             if counts is not None:
-                seconds += getattr(slot, what + "Time")
+                time, counts = self._consistent(slot, what + "Time", counts)
+                seconds += time
                 longest = max(longest, getattr(slot, what + "Max"))
                 for number, count in enumerate(counts):
                     total[number] += count

@@ -207,6 +207,28 @@ def test_the_pool_is_not_kept_alive(metrics):
     assert metrics.collect() == {}
 
 
+def test_the_timeouts_of_a_name_never_fall(metrics):
+    def poolWithTimeouts(number):
+        pool = Pool("app", 1, factory=FakeResource)
+        observe(pool, metrics.provider)
+        with pool.take():
+            for _ in range(number):
+                with pytest.raises(PoolTimeout):
+                    pool.take(0)
+        return pool
+
+    first, second = poolWithTimeouts(3), poolWithTimeouts(4)
+    assert metrics.collect()["timeouts", "app"].value == 7
+    del first
+    gc.collect()
+    assert metrics.collect()["timeouts", "app"].value == 7
+    third = poolWithTimeouts(1)
+    assert metrics.collect()["timeouts", "app"].value == 8
+    del second, third
+    gc.collect()
+    assert metrics.collect()["timeouts", "app"].value == 8
+
+
 def test_the_provider_is_not_kept_alive():
     provider = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
     pool = Pool("app", 1, factory=FakeResource)

@@ -598,6 +598,38 @@ def test_gunicorn(tmp_path, dsn, preload):
     assert left.get(USED, 0) == 0
 
 
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_child_of_multiprocessing_writes_at_its_end(tmp_path, method):
+    program = tmp_path / "program.py"
+    program.write_text(f"""
+import multiprocessing
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import prometheus_client
+import queuepool.prometheus
+from queuepool import Pool, Resource
+queuepool.prometheus.WRITE_INTERVAL = 3600.0  # so that only the end writes
+
+def use():
+    pool = Pool("app", 1, factory=Resource)
+    prometheus_client.REGISTRY.register(queuepool.prometheus.Collector(pool))
+    for _ in range(7):
+        with pool.take():
+            pass
+
+if __name__ == "__main__":
+    child = multiprocessing.get_context({method!r}).Process(target=use)
+    child.start()
+    child.join()
+    sys.exit(child.exitcode)
+""")
+    folder = tmp_path / "metrics"
+    folder.mkdir()
+    subprocess.run([sys.executable, program], check=True, timeout=PATIENCE, env={
+        **os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)})
+    assert merged(folder)[TAKES] == 7
+
+
 def test_outside_of_multiprocess_mode_no_thread_is_started(registry):
     before = set(threading.enumerate())
     registry.register(Collector())

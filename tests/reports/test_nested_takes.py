@@ -142,8 +142,8 @@ def test_who_waits_already_gets_it_if_the_ring_is_completed_in_a_quiet_pool(nest
     assert nesting.result(1) == "served"
 
 
-def test_a_waiter_without_anything_gets_it_or_is_served(nesting):
-    """He cannot know that a holder gives up; that one does gives him his turn."""
+def test_a_waiter_without_anything_is_served(nesting):
+    """He does not complete the ring, and that he gives up would free nobody."""
     pool = poolOf("p", 1, raiseDeadlock=True)
     nesting.hold(pool, pool)
     outside = start(pool.take)
@@ -210,8 +210,8 @@ def test_without_it_one_warning_tells_after_a_second_and_a_new_deadlock_is_told_
     first, *table = record.message.splitlines()
     assert (record.levelname, record.name) == ("WARNING", "queuepool")
     assert first.startswith("pool p: deadlock: all that is checked out is held by threads that")
-    assert first.endswith("(It is no deadlock if a thread handed on what it took) "
-                          "[queuepool:nested]")
+    assert "unless a thread handed on what it took" in first
+    assert first.endswith("[queuepool:nested]")
     assert table[0] == "pool 'p': nested"
     assert sum("test_nested_takes.py" in line for line in table) == 2
 
@@ -281,6 +281,67 @@ def test_what_the_warning_told_keeps_no_other_pool_alive(unrecorded):
     assert queue() is None
 
 
+def test_a_kept_error_keeps_nothing_that_others_drop(unrecorded):
+    pool = poolOf("p", 2, raiseDeadlock=True)
+    nesting, dropped = Nesting(), []
+
+    def takeAndDrop(inner, timeout):
+        dropped.append(inner.take(timeout).resource)
+        return contextlib.nullcontext()
+
+    nesting.hold(pool, pool, take=takeAndDrop)
+    nesting.hold(pool, pool)
+    nesting.goOn(0, pool)
+    nesting.goOn(1)
+    with pytest.warns(ResourceWarning):
+        error = nesting.result(1)
+        checkDeadlock(error, pool)
+        assert nesting.result(0) == "served"
+        gc.collect()
+        assert error.__traceback__ is not None
+        checkWhole(pool)
+
+
+def test_those_who_give_up_in_the_same_instant_are_all_told_that_it_was_nested():
+    for _ in range(5):
+        pool = poolOf("p", 5)
+        barrier = threading.Barrier(5)
+
+        def work():
+            with pool.take():
+                barrier.wait(PATIENCE)
+                try:
+                    with pool.take(0.2):
+                        return "served"
+                except PoolTimeout as error:
+                    return str(error.report.verdict)
+
+        outcomes = [each.result() for each in [start(work) for _ in range(5)]]
+        assert set(outcomes) <= {"nested", "served"} and "nested" in outcomes
+
+
+def test_a_ring_through_an_open_is_told():
+    """The open of one pool takes from another one, whose holder waits in the first."""
+    secrets = poolOf("secrets", 1, raiseDeadlock=True)
+
+    class Needing(PlainResource):
+        def open(self):
+            with secrets.take():
+                super().open()
+
+    needing = poolOf("needing", 1, Needing, raiseDeadlock=True)
+    with secrets.take():
+        opening = start(needing.take)
+        awaitWaiting(secrets, 1)
+        with pytest.raises(PoolDeadlock) as caught:
+            needing.take()
+        holder, = caught.value.report.holders
+        assert holder.state == "runs its open, waits in pool 'secrets'"
+    needing.put(opening.result())
+    checkWhole(needing)
+    checkWhole(secrets)
+
+
 # -- no false alarms
 
 
@@ -299,7 +360,7 @@ def test_a_holder_that_hands_to_another_thread_is_only_warned_of(caplog):
     got.awaitArrival()
     got.open()
     awaitTrue(lambda: nestedWarnings(caplog))
-    assert "It is no deadlock if a thread handed on what it took" in caplog.messages[-1]
+    assert "unless a thread handed on what it took" in caplog.messages[-1]
     pool.put(handed.pop())
     assert waiting.result() == "served"
 

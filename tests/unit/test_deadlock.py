@@ -37,7 +37,7 @@ def tie(queues):
 def test_all_who_hold_what_a_waiter_needs_are_found(queues):
     slots = tie(queues)
     for queue in queues:
-        assert {found[0] for found in findKnot(queue)} == set(slots)
+        assert {slot for _, slot, _ in findKnot(queue)} == set(map(id, slots))
     assert findKnot(queues[0]) == findKnot(queues[0])
 
 
@@ -49,10 +49,10 @@ def test_one_that_does_not_wait_undoes_it(queues, number):
     slot.takenBy = taker(queues[0], hasEnded=True)
     assert not any(map(findKnot, queues))
     slot.takenBy = before
-    for slot.place in set(Place) - {Place.TAKEN}:
+    for slot.place in set(Place) - {Place.TAKEN, Place.HELD}:
         assert not any(map(findKnot, queues)), slot.place
-    slot.place = Place.TAKEN
-    assert all(map(findKnot, queues))
+    for slot.place in Place.TAKEN, Place.HELD:  # a hook may take from another pool
+        assert all(map(findKnot, queues))
 
 
 @pytest.mark.parametrize("number", range(3))

@@ -35,7 +35,7 @@ def test_an_error_says_its_text_and_survives_pickling(kind):
 
 def test_the_public_names_are_these():
     assert sorted(queuepool.__all__) == [
-        "Histogram", "Holder", "Pool", "PoolBusy", "PoolClosed", "PoolDeadlock", "PoolError",
-        "PoolTimeout", "Reason", "Report", "Resource", "ResourceManager", "Stats", "Verdict",
-        "dumpOnSignal"]
+        "Advice", "Histogram", "Holder", "Pool", "PoolBusy", "PoolClosed", "PoolDeadlock",
+        "PoolError", "PoolTimeout", "Reason", "Report", "Resource", "ResourceManager", "Stats",
+        "Verdict", "allPools", "dumpOnSignal"]
     assert all(hasattr(queuepool, name) for name in queuepool.__all__)

@@ -1,6 +1,7 @@
 """The histograms: buckets, percentiles, and that their counts are those of the counters."""
 
 import contextlib
+import sys
 import threading
 import time
 
@@ -234,15 +235,11 @@ def test_a_use_that_ends_with_an_exception_or_a_close_is_counted_and_a_dropped_o
     assert (stats.takes, stats.useHistogram.number) == (5, 4)
 
 
-def test_what_is_said_of_histograms_holds_from_the_next_open_on(clock):
+def test_histograms_cannot_be_switched_on_later(clock):
     pool = Pool("p", 1, factory=PlainResource, clock=clock)
-    with pool.take():
-        pass
-    pool.histograms = True
-    pool.invalidate()
-    with pool.take():
-        pass
-    assert pool.stats().useHistogram.number == 1
+    with pytest.raises(AttributeError):
+        pool.histograms = True
+    assert pool.histograms is False
 
 
 def test_counts_outlive_a_shrink(clock):
@@ -287,3 +284,34 @@ def test_a_plain_resource_keeps_no_lists_it_does_not_need():
         pass
     slot = resource._slot
     assert slot.useCounts is None and slot.waitCounts is None and slot.openCounts is not None
+
+
+def test_a_snapshot_amid_puts_has_the_same_times_in_its_sum_and_in_its_counts():
+    class Clock(FakeClock):
+        def __call__(self):
+            self.advance(1.0)  # so each use takes a second
+            return super().__call__()
+
+    pool = Pool("p", 1, None, None, None, factory=FakeResource, clock=Clock())
+    isOver = threading.Event()
+
+    def use():
+        while not isOver.is_set():
+            with pool.take():
+                pass
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        using = start(use)
+        seen, until = set(), time.monotonic() + PATIENCE
+        while len(seen) < 100 and time.monotonic() < until:
+            histogram = pool.stats().useHistogram
+            seen.add((histogram.number, histogram.total))
+        isOver.set()
+        using.result()
+    finally:
+        isOver.set()
+        sys.setswitchinterval(interval)
+    assert len(seen) == 100
+    assert {number - total for number, total in seen} == {0.0}

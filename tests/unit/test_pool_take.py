@@ -246,7 +246,8 @@ def test_a_time_out_says_who_how_many_and_how_long(clock):
     assert str(caught.value) == (
         "pool 'p': no resource came free in 0.000 s (timeout 0 s): "
         "capacity 3, checked out 3, idle 0, waiting 0; all that is checked out is held by threads "
-        "that wait themselves; 'p-0' is checked out longest, for 0.0 s, by thread 'MainThread', "
+        "that wait themselves (unless they handed it on); "
+        "'p-0' is checked out longest, for 0.0 s, by thread 'MainThread', "
         "which waits in pool 'p'; this thread already has 'p-0' [queuepool:nested]")
 
 
@@ -263,7 +264,8 @@ def test_a_time_out_says_the_seconds_waited_and_who_else_waits():
     assert str(caught.value) == (
         "pool 'p': no resource came free in 7.250 s (timeout 0.01 s): "
         "capacity 1, checked out 1, idle 0, waiting 1; all that is checked out is held by threads "
-        "that wait themselves; 'p-0' is checked out longest, for 7.2 s, by thread 'MainThread', "
+        "that wait themselves (unless they handed it on); "
+        "'p-0' is checked out longest, for 7.2 s, by thread 'MainThread', "
         "which waits in pool 'p'; this thread already has 'p-0' [queuepool:nested]")
     assert caught.value.__cause__ is None and caught.value.__context__ is None
     pool.put(taken)

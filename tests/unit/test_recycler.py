@@ -2,12 +2,14 @@
 
 import gc
 import inspect
+import math
+import random
 import subprocess
 import sys
 import textwrap
 import threading
 import weakref
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 import pytest
 
@@ -63,23 +65,103 @@ def test_its_first_round_is_at_once(pool, clock):
     awaitTrue(lambda: pool.stats().closes == 1)
 
 
-def test_it_sleeps_the_interval_between_two_rounds(pool, clock, world, monkeypatch):
-    class End(SimpleQueue):
-        """What ends the thread, in its third sleep; a sleep takes no time."""
+class Worked:
+    """Stands for a pool; notes when what is called. A round, and a sample, may take seconds."""
 
+    name = "worked"
+
+    def __init__(self, clock, roundTime=0.0, error=None):
+        self._clock = clock
+        self._roundTime = roundTime
+        self._error = error
+        self.rounds = []
+        self.samples = []
+
+    def recycle(self):
+        self.rounds.append(self._clock())
+        self._clock.advance(self._roundTime)
+
+    def sampleLoad(self):
+        self.samples.append(self._clock())
+        if self._error is not None:
+            raise self._error
+
+
+def work(pool, clock, interval, seconds, late=0.0):
+    """Run what the thread runs for some seconds of the clock: a sleep takes no time, but is late.
+
+    Return the instants of the rounds and of the samples, from 0.
+    """
+    class End:
         def get(self, timeout):
-            sleeps.append((timeout, world.live))
-            if len(sleeps) == 3:
-                return None
-            return super().get(block=False)
+            assert 0.0 <= timeout
+            clock.advance(timeout + late)
+            if clock() < startedAt + seconds:
+                raise Empty
 
-    sleeps = []
-    clock.advance(301.0)
-    monkeypatch.setattr("queuepool.core.recycler.SimpleQueue", End)
-    recycler = Recycler(pool, Log(pool.name))
-    recycler.start(60.0)
-    awaitTrue(lambda: not recyclersOf(pool.name))
-    assert sleeps == [(0.0, 1), (60.0, 0), (60.0, 0)]
+    startedAt = clock()
+    _run(lambda: pool, End(), interval, Log("worked"), clock)
+    return ([at - startedAt for at in pool.rounds], [at - startedAt for at in pool.samples])
+
+
+def test_it_sleeps_the_interval_between_two_rounds(clock):
+    rounds, _ = work(Worked(clock, roundTime=5.0), clock, 60.0, 180.0)
+    assert rounds == pytest.approx([0.0, 65.0, 130.0])
+
+
+# -- samples
+
+@pytest.mark.parametrize("interval", [0.1, 1.0, 60.0, 3600.0])
+def test_it_samples_once_in_each_second_whatever_the_interval_is(clock, interval):
+    rounds, samples = work(Worked(clock), clock, interval, 600.0)
+    assert len(rounds) == pytest.approx(600.0 / interval, abs=1.0)
+    assert [math.floor(at) for at in samples] == list(range(600))
+
+
+def test_it_samples_at_another_instant_of_each_second(clock):
+    """What a program does at each full second would always be seen otherwise, or never."""
+    _, samples = work(Worked(clock), clock, 3600.0, 600.0)
+    parts = [math.floor(10.0 * (at % 1.0)) for at in samples]
+    assert all(30 < parts.count(part) < 90 for part in range(10))
+
+
+def test_threads_that_wake_late_do_not_drift(clock):
+    _, samples = work(Worked(clock), clock, 3600.0, 600.0, late=0.01)
+    seconds = [math.floor(at) for at in samples]
+    assert seconds == sorted(set(seconds))
+    assert len(seconds) >= 580  # in a second that begins late there is none
+    assert seconds[-1] >= 598
+
+
+def test_seconds_that_a_slow_round_misses_have_no_sample(clock):
+    rounds, samples = work(Worked(clock, roundTime=7.25), clock, 20.0, 100.0)
+    seconds = [math.floor(at) for at in samples]
+    assert seconds == sorted(set(seconds))
+    for at in rounds:
+        assert not [each for each in samples if at < each < at + 7.25]
+    missed = set(range(100)) - set(seconds)
+    assert 6 * len(rounds) <= len(missed) <= 9 * len(rounds)
+
+
+def test_sample_that_fails_ends_nothing(clock, caplog):
+    rounds, samples = work(Worked(clock, error=MemoryError()), clock, 2.0, 10.0)
+    assert len(samples) == 10
+    assert rounds == pytest.approx([0.0, 2.0, 4.0, 6.0, 8.0], abs=1.0)
+    assert caplog.text.count("[queuepool:recycle-failed]") == 10
+
+
+def test_numbers_at_random_of_the_program_are_not_used_up(clock):
+    before = random.getstate()
+    work(Worked(clock), clock, 60.0, 60.0)
+    assert random.getstate() == before
+
+
+def test_its_thread_samples_the_pool(pool, monkeypatch):
+    monkeypatch.setattr("queuepool.core.recycler._random", lambda: 0.0)
+    with pool.take():
+        pool.startRecycler(NEVER)
+        awaitTrue(lambda: pool.advise().samples)
+        assert pool.advise().loadMax == 1
 
 
 def test_its_thread_is_a_daemon_with_the_pools_name(pool):

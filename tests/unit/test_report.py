@@ -687,3 +687,189 @@ def test_the_verdicts_are_words_and_serve_as_strings():
     assert [str(verdict) for verdict in Verdict] == [
         "exhausted", "nested", "cannot-open", "empty", "shutting-down"]
     assert f"{Verdict.CANNOT_OPEN}" == "cannot-open" == Verdict.CANNOT_OPEN
+
+
+# -- what is in the hands of a hook
+
+
+@pytest.mark.parametrize("hook", ["open", "takeRepair", "putRepair", "close"])
+def test_who_runs_a_hook_is_told(hook):
+    gate = Gate()
+
+    class Slow(FakeResource):
+        pass
+
+    def stand(self):
+        if gate is not None:
+            gate()
+        getattr(FakeResource, hook)(self)
+
+    setattr(Slow, hook, stand)
+    stand.__name__ = hook
+    stand.__code__ = stand.__code__.replace(co_name=hook)
+    pool = poolOf(1, Slow)
+
+    def use():
+        with pool.take():
+            pass
+        pool.invalidate()
+
+    using = start(use)
+    gate.awaitArrival()
+    holder, = pool.report().holders
+    assert (holder.isHeld, holder.hook, holder.state) == (True, hook, f"runs its {hook}")
+    assert holder.place.startswith("helpers.py:") and pool.report().taken == 0
+    assert f"runs its {hook}" in "\n".join(checkTable(pool.report()))
+    gate.open()
+    using.result()
+
+
+def test_opens_that_take_long_or_fail_are_no_well_pool(clock):
+    gate = Gate()
+
+    class Hanging(PlainResource):
+        def open(self):
+            gate()
+            super().open()
+
+    pool = poolOf(3, Hanging, clock=clock)
+    opening = [start(pool.take) for _ in range(2)]
+    for _ in opening:
+        gate.awaitArrival()
+    assert pool.report().verdict is None
+    clock.advance(1.5)
+    assert pool.report().verdict is Verdict.CANNOT_OPEN
+    gate.open()
+    first, second = [each.result() for each in opening]
+    assert pool.report().verdict is None
+    pool.put(first)
+    pool.put(second)
+
+
+def test_the_last_open_failed_and_nothing_was_opened_since(world):
+    pool = Pool("p", 2)
+    pool.put(FakeResource("a", world, open=[OSError("refused")]))
+    with pytest.raises(OSError):
+        pool.take()
+    assert pool.report().verdict is Verdict.CANNOT_OPEN
+    with pool.take():
+        pass
+    assert pool.report().verdict is None
+
+
+def test_one_in_use_does_not_hide_those_that_hang_in_open():
+    gate, numbers = Gate(), iter(range(3))
+
+    class Hanging(PlainResource):
+        def open(self):
+            if next(numbers) > 0:
+                gate()
+            super().open()
+
+    pool = poolOf(3, Hanging)
+    with pool.take():
+        opening = [start(pool.take) for _ in range(2)]
+        for _ in opening:
+            gate.awaitArrival()
+        assert timeoutOf(pool).report.verdict is Verdict.CANNOT_OPEN
+        gate.open()
+        for each in opening:
+            pool.put(each.result())
+
+
+# -- the cost of errors
+
+
+def test_many_errors_at_a_time_look_at_the_stacks_once(monkeypatch):
+    pool = poolOf(30, maxWaiting=0)
+    looks, currentFrames = [], sys._current_frames
+    monkeypatch.setattr(sys, "_current_frames", lambda: looks.append(1) or currentFrames())
+    monkeypatch.setattr("queuepool.core.leaks.STACKS_TIME", PATIENCE)
+    with contextlib.ExitStack() as stack:
+        for _ in range(30):
+            stack.enter_context(pool.take())
+        reports = []
+        for _ in range(20):
+            with pytest.raises(PoolBusy) as caught:
+                pool.take()
+            reports.append(caught.value.report)
+        assert len(looks) == 1
+        for report in reports:
+            assert [bool(holder.frames) for holder in report.holders] == [True] * SHOWN + [
+                False] * (30 - SHOWN)
+        assert all(holder.frames for holder in pool.report().holders)
+
+
+def test_deep_stacks_are_told_from_the_innermost_outwards():
+    def sink(depth):
+        if depth:
+            return sink(depth - 1)
+        with pool.take():
+            return pool.report().holders[0]
+
+    pool = poolOf(1)
+    holder = sink(200)
+    assert len(holder.frames) == 50
+    assert holder.place.endswith("in sink")
+
+
+# -- names
+
+
+@pytest.mark.parametrize("given, told", [(None, "None"), (7, "7"), (b"a", "b'a'")])
+def test_a_name_that_is_no_text_is_told_as_text(given, told):
+    pool = Pool("p", 1)
+    pool.put(PlainResource(given))
+    with pool.take() as resource:
+        assert resource.name == given
+        assert pool.report().holders[0].resource == told
+        assert f" {told} " in str(pool.report())
+        assert told in str(timeoutOf(pool))
+
+
+def test_a_name_without_any_text_harms_nothing():
+    class Nameless:
+        def __str__(self):
+            raise RuntimeError
+
+    pool = Pool("p", 1)
+    pool.put(PlainResource(Nameless()))
+    with pool.take():
+        assert pool.report().holders[0].resource == "PlainResource"
+
+
+def test_a_factory_that_names_by_itself_is_told_so():
+    pool = Pool("p", 1, factory=lambda name: PlainResource("primary"))
+    with pool.take():
+        assert pool.report().holders[0].resource == "primary"
+
+
+# -- the line that is told
+
+
+LIBRARY = "/usr/lib/python3/dist-packages/flask/app.py"
+
+
+@pytest.mark.parametrize("files, place", [
+    (["/srv/app.py", threading.__file__], "app.py:1 in f"),
+    ([sys.prefix + "/bin/gunicorn", "/venv/lib/python3/site-packages/web/app.py",
+      threading.__file__], "app.py:2 in f"),
+    (["<frozen runpy>", "/srv/slow.py", "<frozen importlib._bootstrap>"], "slow.py:2 in f"),
+    ([threading.__file__, LIBRARY, threading.__file__], "app.py:2 in f"),
+    (["<frozen runpy>", threading.__file__], f"{threading.__file__.rpartition('/')[2]}:2 in f"),
+    (["/srv/a\nb\x1b.py"], "a\\nb\\x1b.py:1 in f")])
+def test_the_line_is_of_the_program_rather_than_of_a_library(files, place):
+    frames = tuple(Frame(file, number, "f") for number, file in enumerate(files, 1))
+    assert Holder("a", "t", 0.0, None, False, frames, None).place == place
+
+
+def test_the_trace_of_takes_can_be_switched_on_while_it_runs():
+    pool = poolOf(1)
+    with pool.take():
+        pool.leakTrace = True
+        assert pool.report().holders[0].takenAt == ""
+    with pool.take():
+        assert pool.report().holders[0].takenAt.startswith("test_report.py:")
+    pool.leakTrace = False
+    with pool.take():
+        assert pool.report().holders[0].takenAt == ""

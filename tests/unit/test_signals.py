@@ -97,6 +97,30 @@ def test_into_a_file_and_nothing_to_stderr(tmp_path):
     assert "Größe" in text
 
 
+def test_asked_for_again_it_still_writes_once():
+    done = run("""
+        signal.signal(signal.SIGUSR1, lambda *_: print("before", file=sys.stderr))
+        for _ in range(3):
+            dumpOnSignal(signal.SIGUSR1)
+        pool = Pool("p", 1, factory=PlainResource)
+        signal.raise_signal(signal.SIGUSR1)
+        """)
+    assert done.stderr.count("pool 'p'") == 1 and done.stderr.count("before") == 1
+
+
+@pytest.mark.parametrize("number", ["None", "'2'"])
+def test_what_is_no_file_of_the_system_is_refused(number):
+    done = run(f"""
+        class File:
+            fileno = lambda self: {number}
+        try:
+            dumpOnSignal(signal.SIGUSR1, File())
+        except ValueError as error:
+            print(error)
+        """)
+    assert "fileno() must be an int" in done.stdout
+
+
 def test_a_file_that_nobody_else_keeps_stays_open(tmp_path):
     """Else the number of its descriptor would be that of something else, as of a connection."""
     path = tmp_path / "reports"
