@@ -15,6 +15,7 @@ from queuepool import PoolTimeout, Reason  # noqa: E402
 from queuepool.dbapi import ConnectionPool  # noqa: E402
 from tests.dbapi.mariadb import Server, programs  # noqa: E402
 from tests.helpers import FakeClock, awaitTrue, checkWhole, start  # noqa: E402
+from tests.recipes import pythonBlocks  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     None in programs(), reason="MariaDB is not installed (Debian: apt-get install mariadb-server)")
@@ -189,3 +190,14 @@ def test_the_end_of_a_child_process_is_not_the_end_of_its_parents_session(server
             with pool.take() as conn:
                 assert identity(conn) == mine
         """)], check=True, timeout=30, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+def test_the_readmes_example_works(server):
+    block = pythonBlocks()["Other databases"][1]
+    given = 'host="db", user="app", password=password'
+    assert given in block
+    names = {"arguments": server.arguments}
+    exec(block.replace(given, "**arguments"), names)
+    with names["pool"] as pool, pool.take() as conn, conn.cursor() as cur:
+        cur.execute("SELECT 6 * 7")
+        assert cur.fetchone() == (42,)
