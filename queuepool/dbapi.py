@@ -42,15 +42,33 @@ FRESH_TIME = 1.0
 #: What a user may change of a connection and a put sets back, if the driver has it.
 SETTINGS = ("autocommit", "isolation_level", "row_factory", "text_factory")
 
-#: What servers say when the next connect would fail as well.
-_PERMANENT = re.compile("(?i)access denied|authentication failed|login failed|unknown database|"
-                        "invalid (?:username|credential)")
+#: What servers, poolers and libraries say when the next connect would fail as well.
+PERMANENT = re.compile("(?i)" + "|".join((
+    "access denied", "authentication failed", "login failed", "unknown database",
+    "invalid (?:username|credential)", r'(?:role|user|database) ["\'].*["\'] does not exist',
+    "no password supplied", "no pg_hba.conf entry", "pg_hba.conf rejects",
+    "is not permitted to log in", "permission denied for database",
+    "unrecognized configuration parameter", "unsupported startup parameter",
+    "invalid value for parameter", "no such (?:database|user)", "certificate verify failed",
+    "does not support SSL", "root certificate file .* does not exist")))
 
 #: What drivers say that cannot be asked whether there is a transaction, such as DuckDB's.
 _NO_TRANSACTION = re.compile("(?i)no (?:active )?transaction|not in a transaction")
 
+#: What drivers say of a connection that their user has closed.
+_CLOSED = re.compile("(?i)already closed|is closed|closed (?:connection|database)")
+
 #: How TypeErrors name a keyword that a function does not have.
-_KEYWORD = re.compile(r"keyword argument '(\w+)'")
+_KEYWORD = re.compile(r"keyword argument '(\w+)'|'(\w+)' is an invalid keyword argument")
+
+#: How they say that there is one, without its name.
+_SOME_KEYWORD = re.compile("incompatible function arguments")
+
+#: The exception classes of DB-API 2.0 that matter here.
+_ERRORS = "Error", "InterfaceError", "OperationalError"
+
+#: The drivers that have a module of their own here.
+_OWN = {"psycopg2": "queuepool.psycopg2", "psycopg": "queuepool.psycopg"}
 
 
 def isInterruption(error: BaseException) -> bool:
@@ -70,23 +88,25 @@ class Connection(Resource):
     object; its ``resource`` is the driver's connection.
 
     A put rolls back, unless the driver says that there is nothing to roll back (``in_transaction``
-    is False), and sets back the SETTINGS that the driver has. It closes the connection after an
-    InterfaceError of the driver's, and if the rollback or ``isUsable`` fails after an
-    OperationalError.
+    is False), and sets back those SETTINGS that are plain attributes of the driver's connection,
+    and an autocommit that it tells with ``get_autocommit()``. All else that a user changed stays
+    for the next one, unless ``reset`` undoes it. It closes the connection after an InterfaceError
+    of the driver's, and if the rollback or ``isUsable`` fails after an OperationalError.
 
     A connection whose driver has a ``fileno()`` is found to be lost by a look at its socket,
     without a round trip, and nothing that the pool itself asks on it takes longer than
-    ``pingTimeout``. A driver without one has to have time limits of its own.
+    ``pingTimeout``. A driver without one has to have time limits of its own. psycopg2 and psycopg
+    are refused: ``queuepool.psycopg2`` and ``queuepool.psycopg`` know what they leave behind.
 
     - ``isUsable``: a callable that gets the driver's connection if that was idle for more than
-      ``pingTime`` seconds (None: never), and after an OperationalError. It raises or returns
-      False if the connection cannot be used any more. Then it is closed, and, if it was idle, all
-      others of the pool are invalidated.
+      ``pingTime`` seconds (None: never), and after an OperationalError. It raises any Exception
+      or returns False if the connection cannot be used any more. Then it is closed, and, if it was
+      idle, all others of the pool are invalidated. What it has begun is rolled back.
     - ``reset``: a callable that gets the driver's connection at each put, after the rollback. If
       it raises, the connection is closed.
     - ``configure``: a callable that gets the driver's connection once, after it was opened. What
-      it did is committed. If it raises, the connection is closed, and the taker gets the
-      exception.
+      it and ``connect`` did is committed. If it raises, the connection is closed, and the taker
+      gets the exception.
     - ``pingTimeout``: how many seconds an answer may take to what the pool asks: isUsable, the
       rollback, and close.
     """
@@ -96,7 +116,7 @@ class Connection(Resource):
     #: What ``_status`` returns for a connection that no take may hand out.
     _unfit: tuple[Any, ...] = (True,)
     #: Where the driver's exception classes are.
-    _driver: Any = SimpleNamespace(Error=(), InterfaceError=(), OperationalError=())
+    _driver: Any = SimpleNamespace(**dict.fromkeys(_ERRORS, ()))
 
     def __init__(self, name: str, connect: Callable[..., Any], *args: Any,
                  isUsable: Callable[[Any], object] | None = None, reset: Any = None,
@@ -142,7 +162,8 @@ class Connection(Resource):
         """Connect, and call ``configure``.
 
         Blocks as long as these, and raises what they raise. Raises PoolError for a driver or a
-        connection that cannot be used in more than one thread.
+        connection that cannot be used in more than one thread, and TypeError for what is no
+        connection, or one of a driver that has a module of its own here.
         """
         self._isSettingUp = False
         conn = self.resource = self._connect()
@@ -158,11 +179,11 @@ class Connection(Resource):
         try:
             return self._connector(*self._args, **self._kwargs)
         except TypeError as error:
-            option = _unknownKeyword(str(error), self._kwargs)
+            option = _unknownKeyword(str(error), self._connector, self._kwargs)
             if option is None:
                 raise
-            raise TypeError(unknownOption(
-                option, "the driver's connect", _POOL_OPTIONS)) from error
+            # The driver's own text may show the arguments.
+            raise TypeError(unknownOption(option, "the driver's connect", _POOL_OPTIONS)) from None
 
     def _unwrap(self, conn: Any) -> Any:
         """Return the driver's own connection."""
@@ -175,22 +196,22 @@ class Connection(Resource):
     def _setUp(self) -> None:
         """Prepare a new connection."""
         raw = self._raw
-        driver = _driverOf(raw)
-        if driver is not None:
-            self._driver = driver
+        self._driver = _driverOf(raw)
+        _refuseOwn(self._driver.OperationalError)
         _checkThreads(raw)
         self._status = partial(_isClosed, raw)
         #: What noteError saw since the last put.
         self._isUnfit = self._isDoubtful = False
         if self.configure is not None:
             self.configure(self.resource)
-            with self._mayHaveNothing():
-                raw.commit()
+        with self._within(raw):
+            self._endTransaction(raw, "COMMIT")
         #: Not those that are written in Python: they may ask the server.
         self._settings = {
             name: getattr(raw, name) for name in SETTINGS
             if not isinstance(inspect.getattr_static(raw, name, None), (property, FunctionType))
-            and hasattr(raw, name)}
+            and hasattr(raw, name) and not callable(getattr(type(raw), name, None))}
+        self._autocommit = _autocommit(raw)
 
     def isTransient(self, error: Exception) -> bool:
         """Return True for an OSError and the driver's OperationalError and InterfaceError.
@@ -200,7 +221,7 @@ class Connection(Resource):
         """
         kinds = {kind.__name__ for kind in type(error).__mro__}
         return (isinstance(error, OSError) or not kinds.isdisjoint(
-            ("OperationalError", "InterfaceError"))) and not _PERMANENT.search(str(error))
+            ("OperationalError", "InterfaceError"))) and not PERMANENT.search(str(error))
 
     def hasOpen(self, thing: object) -> bool:
         """Tell whether it is this connection, or what an agent has wrapped around it."""
@@ -288,29 +309,47 @@ class Connection(Resource):
             return False
         try:
             if isDoubtful or getattr(raw, "in_transaction", True):
-                with self._within(raw), self._mayHaveNothing():
-                    self._rollBack(raw)
-            self._restoreSettings(raw)
+                if getattr(raw, "in_transaction", False):
+                    self._tellRolledBack()
+                with self._within(raw):
+                    self._endTransaction(raw, "ROLLBACK", isDoubtful)
+            if self._restoreSettings(raw):
+                with self._within(raw):
+                    # sqlite3 has begun another one if autocommit was False until now.
+                    self._endTransaction(raw, "ROLLBACK")
+            if self._autocommit is not None and self._autocommit is not _autocommit(raw):
+                with self._within(raw):
+                    raw.autocommit(self._autocommit)
             return not (isDoubtful and self.isUsable) or self._asks(raw)
-        except self._driver.Error:
-            if isDoubtful:
-                return False  # its user has seen why
+        except Exception as error:
+            # Its user has seen why, or did it himself.
+            if isinstance(error, self._driver.Error) and (
+                    isDoubtful or _CLOSED.search(str(error))):
+                return False
             raise
 
-    def _restoreSettings(self, raw: Any) -> None:
+    def _restoreSettings(self, raw: Any) -> bool:
+        """Set back what its user changed. Return whether he did."""
+        hasChanged = False
         for name, value in self._settings.items():
-            if getattr(raw, name) != value:
+            if getattr(raw, name) is not value:
                 setattr(raw, name, value)
+                hasChanged = True
+        return hasChanged
 
-    def _rollBack(self, raw: Any) -> None:
-        isInTransaction = getattr(raw, "in_transaction", None)
-        if isInTransaction:
-            self._tellRolledBack()
-        raw.rollback()
-        if isInTransaction and getattr(raw, "autocommit", None) is True and raw.in_transaction:
+    def _endTransaction(self, raw: Any, statement: str, isDoubtful: bool = False) -> None:
+        """End what was begun, if there may be anything, with COMMIT or ROLLBACK."""
+        if not (isDoubtful or getattr(raw, "in_transaction", True)):
+            return
+        try:
+            getattr(raw, statement.lower())()
+        except Exception as error:  # some drivers raise one where there is nothing to end
+            if not _NO_TRANSACTION.search(str(error)):
+                raise
+        if getattr(raw, "in_transaction", False) and getattr(raw, "autocommit", None) is True:
             # A BEGIN by hand under autocommit: the driver does not end it.
             with contextlib.closing(raw.cursor()) as cursor:
-                cursor.execute("ROLLBACK")
+                cursor.execute(statement)
 
     def _discard(self) -> None:
         """Discard the whole session, and set it up as after open."""
@@ -325,15 +364,6 @@ class Connection(Resource):
                 "thread %r%s%s", self.pool, self.name, threading.current_thread().name,
                 "; it was taken at:\n" if trace else "", trace or "")
 
-    @contextlib.contextmanager
-    def _mayHaveNothing(self) -> Iterator[None]:
-        """Allow for drivers that raise an error where there is no transaction to end."""
-        try:
-            yield
-        except self._driver.Error as error:
-            if not _NO_TRANSACTION.search(str(error)):
-                raise
-
     # -- liveness
 
     def _readUnasked(self, raw: Any) -> bool:
@@ -346,11 +376,29 @@ class Connection(Resource):
 
     def _ask(self, raw: Any) -> bool:
         """Ask the server, and return whether the connection can be used."""
-        return self.isUsable is None or self.isUsable(raw) is not False
+        if self.isUsable is None:
+            return True
+        if self.isUsable(raw) is False:
+            return False
+        self._endTransaction(raw, "ROLLBACK")  # of its SELECT
+        return True
+
+    def _answer(self, raw: Any) -> bool | type[Exception]:
+        """Return what ``_ask`` returns, or the class of what it raises.
+
+        Not the exception: its traceback would keep this connection, which is to come back by
+        itself if it is dropped.
+        """
+        try:
+            return self._ask(raw)
+        except Exception as error:
+            logger.debug("pool %s: %r cannot be used any more, it is closed", self.pool, self.name,
+                         exc_info=True)
+            return type(error)
 
     def _asks(self, raw: Any) -> bool:
         with self._within(raw) as limit:
-            return self._ask(raw) and not limit.isOver
+            return self._answer(raw) is True and not limit.isOver
 
     def _ping(self, raw: Any, wasIdleLong: bool) -> None:
         """Ask the server. If it does not answer in time, close this one, and all older ones.
@@ -363,34 +411,23 @@ class Connection(Resource):
         isCut = timeLeft is not None and timeLeft < self.pingTimeout
         seconds: Any = timeLeft if isCut else self.pingTimeout
         isSilent = False
-        limit = None
         try:
             with timeLimit(seconds, _cutter(raw)) as limit:
-                isFit = self._ask(raw)
-            if isFit and not limit.isOver:
+                answer = self._answer(raw)
+            if answer is True and not limit.isOver:
                 return
-            isSilent = wasIdleLong and not isCut
-        except self._driver.InterfaceError:  # a user who still refers to it has closed it
-            pass
-        except self._driver.Error:
-            isSilent = wasIdleLong and limit is not None and not (isCut and limit.isOver)
+            # InterfaceError: a user who still refers to it has closed it.
+            isClosed = isinstance(answer, type) and issubclass(
+                answer, self._driver.InterfaceError)
+            isSilent = wasIdleLong and not (isCut and limit.isOver) and not isClosed
         except RuntimeError:  # no thread can be started
-            if limit is not None:
-                raise
+            pass
         self.close()
         if isSilent:
             self._invalidate(self.generation)
 
-    @contextlib.contextmanager
-    def _within(self, raw: Any) -> Iterator[Limit]:
-        """Cut the connection off, if there is a way, if the block takes longer than pingTimeout."""
-        cutter = _cutter(raw)
-        with contextlib.ExitStack() as stack:
-            limit = Limit(cutter)
-            if cutter is not _doNothing:
-                with contextlib.suppress(RuntimeError):  # no thread can be started
-                    limit = stack.enter_context(timeLimit(self.pingTimeout, cutter))
-            yield limit
+    def _within(self, raw: Any) -> contextlib.AbstractContextManager[Limit]:
+        return within(raw, self.pingTimeout)
 
     # -- fail-over
 
@@ -464,6 +501,23 @@ def shutDown(fileno: int) -> None:
             link.detach()  # the descriptor is the connection's
 
 
+def within(raw: Any, seconds: float) -> contextlib.AbstractContextManager[Limit]:
+    """Cut a connection off, if there is a way, if the block takes longer than so many seconds."""
+    cutter = _cutter(raw)
+    if cutter is _doNothing:
+        return contextlib.nullcontext(Limit(cutter))
+    return _cutOff(cutter, seconds)
+
+
+@contextlib.contextmanager
+def _cutOff(cutter: Callable[[], None], seconds: float) -> Iterator[Limit]:
+    with contextlib.ExitStack() as stack:
+        limit = Limit(cutter)
+        with contextlib.suppress(RuntimeError):  # no thread can be started
+            limit = stack.enter_context(timeLimit(seconds, cutter))
+        yield limit
+
+
 def _doNothing(*args: Any) -> None:
     """Stand for a look at the socket, or the end of it, of a driver that shows none."""
 
@@ -495,26 +549,55 @@ def _poller(raw: Any) -> Callable[[int], Any]:
 
 def _isClosed(raw: Any) -> bool:
     """Tell whether the driver says that the connection is closed, as far as it says so."""
-    closed, isOpen = getattr(raw, "closed", False), getattr(raw, "open", True)
+    try:
+        closed, isOpen = getattr(raw, "closed", False), getattr(raw, "open", True)
+        getattr(raw, "in_transaction", None)
+    except Exception:  # sqlite3 tells nothing of a connection that is closed
+        return True
     return (isinstance(closed, int) and bool(closed)
             or isinstance(isOpen, int) and not isOpen)
 
 
+def _autocommit(raw: Any) -> bool | None:
+    """Return the autocommit of a connection that has it as methods, or None."""
+    get = getattr(raw, "get_autocommit", None)
+    return bool(get()) if callable(get) and callable(getattr(raw, "autocommit", None)) else None
+
+
 def _driverOf(raw: Any) -> Any:
-    """Return what has the exception classes of a connection's driver, or None."""
-    return type(raw) if hasattr(type(raw), "OperationalError") else _moduleOf(raw)
+    """Return what has the exception classes of a connection's driver: () for what is not known.
+
+    They are asked for at the connection: its class may have descriptors by these names, and an
+    agent may have wrapped something around it.
+    """
+    module = _moduleOf(raw)
+
+    def find(name: str) -> Any:
+        found = (getattr(place, name, None) for place in (raw, module))
+        return next((kind for kind in found if isinstance(kind, type)), ())
+
+    return SimpleNamespace(**{name: find(name) for name in _ERRORS})
 
 
 def _moduleOf(raw: Any) -> Any:
     """Return the module of a connection's driver, or None."""
-    for kind in type(raw).__mro__:
-        name = kind.__module__
+    for kind in getattr(raw, "OperationalError", None), *type(raw).__mro__:
+        name = kind.__module__ if isinstance(kind, type) else ""
         while name:
             module = sys.modules.get(name)
             if hasattr(module, "apilevel") and hasattr(module, "OperationalError"):
                 return module
             name = name.rpartition(".")[0]
     return None
+
+
+def _refuseOwn(thing: object) -> None:
+    """Raise TypeError for what comes from a driver that has a module of its own here."""
+    driver = str(getattr(thing, "__module__", "")).partition(".")[0]
+    if driver in _OWN:
+        raise TypeError(
+            f"connect is of the driver {driver}: use {_OWN[driver]}.ConnectionPool instead, which "
+            f"also undoes what only that driver can leave behind")
 
 
 def _checkThreads(raw: Any) -> None:
@@ -524,7 +607,7 @@ def _checkThreads(raw: Any) -> None:
         raise poolError(
             "one-thread", f"the driver {module.__name__} says (threadsafety 0) that threads may "
             f"not use it at the same time, so its connections cannot be in a pool")
-    if "sqlite3" not in sys.modules or not isinstance(raw, sys.modules["sqlite3"].Connection):
+    if module is None or module.__name__ != "sqlite3":
         return
     errors: list[Exception] = []
 
@@ -575,14 +658,21 @@ def unknownOption(option: str, connect: str, known: Iterable[str]) -> str:
             + (f"; did you mean {nearest!r}?" if nearest else ""))
 
 
-def _unknownKeyword(text: str, options: Iterable[str]) -> str | None:
-    """Return which of these options a TypeError is about, or None if it is about none."""
+def _unknownKeyword(
+        text: str, connect: Callable[..., Any], options: Iterable[str]) -> str | None:
+    """Return which of these options a TypeError of ``connect`` is about, or None.
+
+    Those that ``connect`` has are not: it is about something else, such as a bug in ``connect``.
+    """
+    known: Iterable[str] = ()
+    with contextlib.suppress(TypeError, ValueError):  # it is written in C
+        known = inspect.signature(connect).parameters
+    unknown = [option for option in options if option not in known]
     keyword = _KEYWORD.search(text)
-    if keyword is not None and keyword[1] in options:
-        return keyword[1]
-    # Some drivers do not tell which one they do not know.
-    return None if keyword is not None else next(
-        (option for option in options if _nearest(option, _POOL_OPTIONS)), None)
+    if keyword is not None:
+        return next((option for option in unknown if option in keyword.groups()), None)
+    return next((option for option in unknown if _nearest(option, _POOL_OPTIONS)),
+                None) if _SOME_KEYWORD.search(text) else None
 
 
 def _nearest(option: str, known: Iterable[str]) -> str | None:
@@ -633,10 +723,11 @@ class ConnectionPool(Pool[Connection]):
             maxWaiting=maxWaiting, openRetryTime=openRetryTime, leakTime=leakTime,
             leakTrace=leakTrace, raiseDeadlock=raiseDeadlock, histograms=histograms, clock=clock)
         make(name)  # what is wrong is to be told here, and not by the first take
+        _refuseOwn(connect)
         try:
             inspect.signature(connect).bind(*args, **kwargs)
         except TypeError as error:
-            option = _unknownKeyword(str(error), kwargs)
+            option = _unknownKeyword(str(error), connect, kwargs)
             if option is not None:
                 raise TypeError(unknownOption(
                     option, "the driver's connect", _POOL_OPTIONS)) from None

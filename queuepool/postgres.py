@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from queuepool import dbapi
-from queuepool.dbapi import unknownOption
+from queuepool.dbapi import PERMANENT, unknownOption
+from queuepool.elsewhere import Elsewhere
 from queuepool.errors import PoolError, poolError
 
 logger = logging.getLogger("queuepool")
@@ -48,15 +49,6 @@ UNREACHED = re.compile("|".join((
         errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH,
         errno.ETIMEDOUT)))))
 
-#: What PostgreSQL, PgBouncer and libpq say when the next attempt would fail as well.
-_PERMANENT = re.compile("|".join((
-    r'(?:role|database) ".*" does not exist', "authentication failed", "no password supplied",
-    "no pg_hba.conf entry", "pg_hba.conf rejects", "is not permitted to log in",
-    "permission denied for database", "unrecognized configuration parameter",
-    "unsupported startup parameter", "invalid value for parameter",
-    "no such (?:database|user)", "certificate verify failed", "does not support SSL",
-    "root certificate file .* does not exist")))
-
 _INVALID = "invalid dsn"
 
 #: Where libpq quotes a part of a DSN that it cannot read: it may be a password.
@@ -69,7 +61,10 @@ _UNUSABLE = re.compile("(?:invalid|malformed|missing|unexpected).*")
 _QUOTED_VALUE = re.compile(r'((?:parameter|for connection option) "[^"\n]*")|"[^"\n]*"')
 
 #: What cannot be the name of a host: a wrong DSN may have led a part of the password there.
-_QUOTED_HOST = re.compile(r'(?<!role )(?<!user )"[^"\n]*@[^"\n]*"')
+_QUOTED_HOST = re.compile(r"""(?<!role )(?<!user )(["'])(?:(?!\1)[^\n])*@(?:(?!\1)[^\n])*\1""")
+
+#: All hosts of that DSN: a comma in the password has made several of it.
+_HOSTS = re.compile(r"""((?:\bhost(?: name|:)?|server at) )(["'])(?:(?!\2)[^\n])*\2""")
 
 #: What psycopg 3 writes before what libpq says.
 _PREFIX = re.compile("^(?:- host: .*?: )?connection failed: ", re.MULTILINE)
@@ -139,6 +134,13 @@ class Conninfo(NamedTuple):
             timeout = min(timeout, share) if timeout > 0 else min(share, LONGEST_CONNECT_TIMEOUT)
         return timeout if timeout > 0 else None
 
+    def tryOut(self, name: str, dsn: str | Callable[[], str] | None,
+               options: Mapping[str, Any]) -> None:
+        """Raise the error of a connect that can be told without one."""
+        self.make(self.build(name, None if callable(dsn) else dsn), **{
+            key: value for key, value in options.items()
+            if key not in self.factories | self.own and not callable(value)})
+
     def check(self, options: Iterable[str], known: Iterable[str]) -> None:
         """Raise TypeError if the driver's connect does not know one of these options.
 
@@ -193,6 +195,34 @@ class ServerRole:
         return default == "off" or self._wasReadOnly
 
 
+class Listening:
+    """The channels to which ``configure`` listens."""
+
+    def __init__(self, channels: Iterable[str] = ()) -> None:
+        self.channels = frozenset(channels)
+        #: In one transaction, so that no notification for these is missed.
+        self.endOthers = "; ".join(["UNLISTEN *", *(
+            'LISTEN "' + channel.replace('"', '""') + '"' for channel in sorted(self.channels))])
+
+    @classmethod
+    def ask(cls, raw: Any, run: Callable[[Any, str], list[Any]],
+            error: type[Exception]) -> Listening:
+        """Ask what a session listens to that was configured, and is in no transaction."""
+        try:
+            # A name: for text configure may have registered a typecaster.
+            return cls(run(raw, "SELECT pg_listening_channels()::name"))
+        except error:  # such as of a server that speaks PostgreSQL's protocol only
+            if raw.closed:
+                raise
+            raw.rollback()
+            return cls()
+
+
+def ofTaken(use: str) -> Any:
+    """Stand for what is looked for on a pool, but belongs to a connection."""
+    return Elsewhere(f"take a connection first: 'with pool.take() as conn: {use}'")
+
+
 def configureError() -> PoolError:
     """Return what is raised if ``configure`` has handled the error of a statement itself."""
     return poolError("configure", "configure left a transaction in which a statement has failed, "
@@ -205,6 +235,8 @@ def withoutSecrets(text: str) -> str:
         return _QUOTED_DSN.sub(r'\1"..."', text)
     text = _UNUSABLE.sub(lambda unusable: _QUOTED_VALUE.sub(
         lambda quoted: quoted[1] or '"..."', unusable[0]), text)
+    if _QUOTED_HOST.search(text):
+        text = _HOSTS.sub(r'\1"..."', text)
     return _QUOTED_HOST.sub('"..."', text)
 
 
@@ -212,7 +244,7 @@ def isPermanent(text: str) -> bool:
     """Tell whether the next connect would fail as this one did, on all hosts that were tried."""
     text = _PREFIX.sub("", text.partition("All failures were:\n")[2] or text)
     attempts = [attempt for attempt in text.split("connection to server ") if attempt.strip()]
-    return bool(attempts) and all(map(_PERMANENT.search, attempts))
+    return bool(attempts) and all(map(PERMANENT.search, attempts))
 
 
 class Connection(dbapi.Connection):
@@ -221,6 +253,7 @@ class Connection(dbapi.Connection):
     _canDiscard = True
     _unfit = (ACTIVE, UNKNOWN)
     _conninfo: Conninfo
+    _role: ServerRole
 
     def _connect(self) -> Any:
         pool = self.pool
@@ -261,8 +294,27 @@ class Connection(dbapi.Connection):
             return not isPermanent(str(error))
         return not self._isSettingUp and not isinstance(error, self._driver.Error)
 
+    def _isReadOnlyByChoice(self, raw: Any) -> bool:
+        """Tell whether the transaction is read-only because its user, or the pool's, wanted it."""
+        raise NotImplementedError
+
+    def _hasFailedOver(self, raw: Any) -> bool:
+        """Tell whether a failed transaction is the sign of a fail-over, and act on it.
+
+        A user who handles the error of a write himself leaves no other sign.
+        """
+        if not self._role.becameReadOnly() or self._isReadOnlyByChoice(raw):
+            return False
+        self._invalidateOlder()
+        return True
+
+    def _noteStates(self, raw: Any, states: Iterable[str | None]) -> None:
+        """Act on the SQLSTATEs of errors: 25006 says that the server has become read-only."""
+        if "25006" in states and not self._isReadOnlyByChoice(raw):
+            self._invalidateOlder()
+
     def _tellInBlock(self, block: str) -> None:
         logger.warning(
-            "pool %s: %r was put while somebody is in a block of %r, such as a "
+            "pool %s: %r was put while somebody is in a block of %s, such as a "
             "generator that has not ended; it is closed, because the end of that block would "
             "end the transaction of another user [queuepool:in-block]", self.pool, self.name, block)

@@ -16,7 +16,8 @@ from queuepool import errors, postgres
 from queuepool.dbapi import chain, shutDown
 from queuepool.elsewhere import Elsewhere
 from queuepool.pool import CloseOnException, Pool
-from queuepool.postgres import IDLE, INERROR, Conninfo, ServerRole, configureError
+from queuepool.postgres import (ACTIVE, IDLE, INERROR, Conninfo, Listening, ServerRole,
+                                configureError, ofTaken)
 
 try:
     import psycopg
@@ -24,7 +25,7 @@ except ImportError as error:
     raise ImportError(
         "queuepool.psycopg needs the driver psycopg (version 3), which cannot be imported "
         f"({error}). Install it: pip install 'psycopg[binary]'", name="psycopg") from error
-from psycopg import IsolationLevel, sql
+from psycopg import IsolationLevel
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import tuple_row
 
@@ -84,10 +85,12 @@ class Connection(postgres.Connection):
     A put rolls back an open transaction, and sets back these settings, the factories,
     ``prepare_threshold``, ``prepared_max`` and the client encoding. If the server has reported
     another superuser status, as after SET ROLE or SET SESSION AUTHORIZATION, the whole session is
-    discarded, and set up as after open. A connection that is lost, still runs a statement or a
-    COPY, or is in pipeline mode is closed. All that blocks for one round trip for each thing that
-    has to be done, for at most ``pingTimeout`` seconds; a clean connection costs none. What is
-    registered at ``conn.adapters``, and handlers of notices and notifications, stay for the next
+    discarded, and set up as after open. A connection is closed that is lost, still runs a
+    statement or a COPY, is in pipeline mode or a two-phase transaction, or on which a block or
+    ``conn.notifies()`` has not ended; and one that got a notification to which ``configure`` does
+    not listen. All that blocks for one round trip for each thing that has to be done, for at most
+    ``pingTimeout`` seconds; a clean connection costs none. What is registered at
+    ``conn.adapters``, and handlers of notices and notifications, stay for the next
     user: psycopg has no public way to find them. Register them in ``configure``.
 
     Use ``with conn.transaction():`` for a transaction. ``with conn:`` closes the connection, so
@@ -129,23 +132,20 @@ class Connection(postgres.Connection):
         """Set up a session to which nothing was done yet."""
         raw = self._raw
         pgconn = raw.pgconn
-        self._status = partial(getattr, pgconn, "transaction_status")
+        self._status = partial(_statusOf, raw.lock, pgconn)
         for name in "isolation_level", "read_only", "deferrable":
             if getattr(self, name) is not None:
                 setattr(raw, name, getattr(self, name))
-        channels: list[str] = []
+        listening = Listening()
         if self.configure is not None:
             self.configure(raw)
             if self._status() == INERROR:
                 raise configureError()
-            raw.commit()
-            channels = _execute(raw, "SELECT pg_listening_channels()::text")
-        #: What configure listens to.
-        self._channels = frozenset(channels)
-        #: In one transaction, so that no notification for configure's channels is missed.
-        self._unlistenOthers = "; ".join(["UNLISTEN *", *(
-            f"LISTEN {sql.Identifier(channel).as_string(raw)}" for channel in channels)])
-        self._hearsOthers = False
+            with self._within(raw):
+                raw.commit()
+                listening = Listening.ask(raw, _execute, psycopg.Error)
+        self._ear = pgconn.notify_handler = _Ear(
+            pgconn.notify_handler, listening, raw.info.encoding)
         self._settings = {name: getattr(raw, name) for name in SETTINGS}
         self._encoding = pgconn.parameter_status(b"client_encoding")
         #: What the server reports unasked. It changes with the rights, as by SET ROLE.
@@ -168,22 +168,23 @@ class Connection(postgres.Connection):
 
     def _clean(self, raw: psycopg.Connection[Any]) -> bool:
         pgconn = raw.pgconn
-        status = pgconn.transaction_status
+        status = self._status()
         if status in self._unfit or pgconn.pipeline_status:
             return False
-        if status != IDLE:
-            if status == INERROR and self._role.becameReadOnly() and (
-                    not self._isReadOnlyByChoice(raw)):
-                # A user who handles the error of a write himself leaves no other sign.
-                self._invalidateOlder()
-                return False
-            with self._within(raw):
-                try:
+        if status == INERROR and self._hasFailedOver(raw):
+            return False
+        try:
+            if status == IDLE:
+                raw.rollback()  # which sends nothing, and tells what the status does not
+            else:
+                with self._within(raw):
                     raw.rollback()
-                except psycopg.ProgrammingError:  # not in a block of a transaction
-                    self._tellInBlock("with conn.transaction()")
-                    return False
-            self._tellRolledBack()
+                self._tellRolledBack()
+        except psycopg.ProgrammingError:
+            self._tellInBlock("'with conn.transaction()', or in a two-phase transaction")
+            return False
+        if self._ear.hasHeardOthers:
+            return False
         self._restoreSettings(raw)
         if pgconn.parameter_status(b"client_encoding") != self._encoding:
             with self._within(raw):
@@ -218,16 +219,21 @@ class Connection(postgres.Connection):
         finally:
             pgconn.notice_handler = handler
         while (each := pgconn.notifies()) is not None:
-            if each.relname.decode(raw.info.encoding) not in self._channels:
-                self._hearsOthers = True
-            elif pgconn.notify_handler is not None:
-                pgconn.notify_handler(each)
-        return bool(notices) or self._hearsOthers
+            self._ear.hearIdle(each)
+        return bool(notices) or self._ear.hasHeardOthers
 
     def _ask(self, raw: psycopg.Connection[Any]) -> bool:
-        # SHOW takes no snapshot: a deferrable transaction would have to wait for one.
-        _execute(raw, self._unlistenOthers if self._hearsOthers else "SHOW server_version")
-        self._hearsOthers = False
+        ear, pgconn = self._ear, raw.pgconn
+        pgconn.notify_handler = ear.hearIdle
+        try:
+            # SHOW takes no snapshot: a deferrable transaction would have to wait for one.
+            if not ear.hasHeardOthers:
+                _execute(raw, "SHOW server_version")
+            if ear.hasHeardOthers:
+                _execute(raw, ear.endOthers)
+                ear.hasHeardOthers = False
+        finally:
+            pgconn.notify_handler = ear
         return True
 
     if TYPE_CHECKING:
@@ -240,10 +246,41 @@ class Connection(postgres.Connection):
         Connections that a server has ended are noticed one by one, without a round trip.
         """
         raw = self._raw
-        if raw is not None and any(
-                isinstance(each, psycopg.Error) and each.sqlstate == "25006"
-                for each in chain(error)) and not self._isReadOnlyByChoice(raw):
-            self._invalidateOlder()
+        if raw is not None:
+            self._noteStates(raw, [each.sqlstate for each in chain(error)
+                                   if isinstance(each, psycopg.Error)])
+
+
+class _Ear:
+    """Gets the notifications of a session, and tells which are not for ``configure``.
+
+    psycopg keeps them for the next who asks, and has no public way to forget them.
+    """
+
+    def __init__(self, handler: Any, listening: Listening, encoding: str) -> None:
+        #: psycopg's own. After a DISCARD ALL there is an ear already.
+        self._handler: Any = handler._handler if isinstance(handler, _Ear) else handler
+        self._channels = {channel.encode(encoding) for channel in listening.channels}
+        self.endOthers = listening.endOthers
+        self.hasHeardOthers = False
+
+    def __call__(self, notification: Any) -> None:
+        if notification.relname not in self._channels:
+            self.hasHeardOthers = True
+        if self._handler is not None:
+            self._handler(notification)
+
+    def hearIdle(self, notification: Any) -> None:
+        """Pass on what ``configure`` listens to, and nothing else: nobody has asked for it."""
+        if notification.relname in self._channels:
+            self(notification)
+        else:
+            self.hasHeardOthers = True
+
+
+def _statusOf(lock: Any, pgconn: Any) -> int:
+    """Return libpq's number. A generator or thread that has psycopg's lock is at work."""
+    return ACTIVE if lock.locked() else int(pgconn.transaction_status)
 
 
 def _execute(raw: psycopg.Connection[Any], statement: str) -> list[Any]:
@@ -258,10 +295,6 @@ def _execute(raw: psycopg.Connection[Any], statement: str) -> list[Any]:
     finally:
         if not raw.closed:
             raw.autocommit = wasAutocommit
-
-
-def _ofTaken(use: str) -> Any:
-    return Elsewhere(f"take a connection first: 'with pool.take() as conn: {use}'")
 
 
 class ConnectionPool(Pool[Connection]):
@@ -282,10 +315,10 @@ class ConnectionPool(Pool[Connection]):
     """
 
     if not TYPE_CHECKING:
-        cursor = _ofTaken("conn.cursor()")
-        commit = _ofTaken("conn.commit()")
-        rollback = _ofTaken("conn.rollback()")
-        execute = _ofTaken("conn.execute(...)")
+        cursor = ofTaken("conn.cursor()")
+        commit = ofTaken("conn.commit()")
+        rollback = ofTaken("conn.rollback()")
+        execute = ofTaken("conn.execute(...)")
         connection = Elsewhere("write 'with pool.take() as conn'")
 
     timeoutError = PoolTimeout
@@ -320,9 +353,7 @@ class ConnectionPool(Pool[Connection]):
             leakTrace=leakTrace, raiseDeadlock=raiseDeadlock, histograms=histograms, clock=clock)
         # What is wrong is to be told here, and not by the first take.
         make(name)
-        make_conninfo(CONNINFO.build(name, None if callable(conninfo) else conninfo), **{
-            key: value for key, value in connectOptions.items()
-            if key not in CONNINFO.factories | CONNINFO.own and not callable(value)})
+        CONNINFO.tryOut(name, conninfo, connectOptions)
 
     if TYPE_CHECKING:
         def put(self, resource: Connection | psycopg.Connection[Any]) -> None: ...

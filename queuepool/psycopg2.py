@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from queuepool import errors, postgres
-from queuepool.dbapi import chain, shutDown
+from queuepool.dbapi import chain, shutDown, within
 from queuepool.elsewhere import Elsewhere
 from queuepool.pool import CloseOnException, Pool
 from queuepool.watchdog import timeLimit
@@ -25,10 +25,10 @@ except ImportError as error:
     raise ImportError(
         "queuepool.psycopg2 needs the driver psycopg2, which cannot be imported "
         f"({error}). Install it: pip install psycopg2-binary", name="psycopg2") from error
-from psycopg2.extensions import STATUS_READY, connection, get_wait_callback, make_dsn
+from psycopg2.extensions import STATUS_READY, connection, get_wait_callback
 
 from queuepool.libpq import CONNINFO, buildDsn, checkOptions
-from queuepool.postgres import ACTIVE, IDLE, INERROR, UNKNOWN
+from queuepool.postgres import ACTIVE, IDLE, INERROR, UNKNOWN, ServerRole, ofTaken
 from queuepool.session import Session, commit, execute
 
 IsolationLevel = int | str | None
@@ -75,10 +75,6 @@ def _ofConnection(use: str) -> Any:
                      f"use the 'resource' of what take() returned")
 
 
-def _ofTaken(use: str) -> Any:
-    return Elsewhere(f"take a connection first: 'with pool.take() as conn: {use}'")
-
-
 class Connection(postgres.Connection):
     """A connection; ``with pool.take() as conn`` hands out psycopg2's own connection.
 
@@ -95,7 +91,9 @@ class Connection(postgres.Connection):
     superuser status, as after SET ROLE or SET SESSION AUTHORIZATION, the whole session is
     discarded, and set up as after open. A connection that is lost or still runs a statement is
     closed. All that blocks for one round trip for each thing that has to be done; a clean
-    connection costs none. A statement that another thread begins meanwhile is waited for.
+    connection costs none. No answer to what the pool asks is waited for longer than
+    ``pingTimeout``: then the connection is closed. A statement that another thread begins
+    meanwhile is waited for.
 
     - ``pingTime``: a connection that was idle for more than this many seconds is handed out only
       after the server has answered on it. None: the server is never asked.
@@ -159,7 +157,9 @@ class Connection(postgres.Connection):
         self._status = self._raw.get_transaction_status
         settings = dict(isolation_level=self.isolation_level, readonly=self.readonly,
                         deferrable=self.deferrable, autocommit=self.autocommit)
-        self._session = Session(self._raw, self.resource, settings, self.configure)
+        self._session = Session(self._raw, self.resource, settings, self.configure,
+                                partial(within, self._raw, self.pingTimeout))
+        self._role = ServerRole(self._raw.get_parameter_status)
 
     def close(self) -> None:
         """Close the connection. Never waits for a statement that another thread runs on it.
@@ -187,15 +187,14 @@ class Connection(postgres.Connection):
         if status != IDLE or raw.status != STATUS_READY:
             if status in (ACTIVE, UNKNOWN):
                 return False
-            if status == INERROR and session.becameReadOnly():
-                self._invalidateOlder()
+            if status == INERROR and self._hasFailedOver(raw):
                 return False
             session.rollBack()
             if status != IDLE:
                 self._tellRolledBack()
             wasDirty = True
         if not session.restore(wasDirty):
-            self._tellInBlock("with conn")
+            self._tellInBlock("'with conn'")
             return False
         if raw.get_parameter_status("is_superuser") != session.isSuperuser:
             self._discard()
@@ -203,8 +202,14 @@ class Connection(postgres.Connection):
 
     def _discard(self) -> None:
         """Discard the whole session, and set it up as after open."""
-        self._raw.reset()
+        with self._within(self._raw):
+            self._raw.reset()
         self._setUp()
+
+    def _isReadOnlyByChoice(self, raw: connection) -> bool:
+        # A closed connection knows nothing any more.
+        return not raw.closed and self._role.isReadOnlyByChoice(
+            raw.readonly, raw.info.dsn_parameters.get("target_session_attrs"))
 
     def _readUnasked(self, raw: connection) -> bool:
         """Read what the server sent unasked. Raises psycopg2.Error if it closed the connection.
@@ -222,7 +227,7 @@ class Connection(postgres.Connection):
         session = self._session
         hasToForget = session.hearsOthers()
         # SHOW takes no snapshot: a deferrable transaction would have to wait for one.
-        execute(raw, session.unlistenOthers if hasToForget else "SHOW server_version")
+        execute(raw, session.endOthers if hasToForget else "SHOW server_version")
         commit(raw)
         if hasToForget:
             session.forgetOthers()
@@ -243,9 +248,7 @@ class Connection(postgres.Connection):
             return
         ours = [each for each in chain(error) if isinstance(each, psycopg2.Error)
                 and (each.cursor is None or each.cursor.connection is raw)]
-        if any(each.pgcode == "25006" for each in ours) and not (
-                self._session.isReadOnlyByChoice()):
-            self._invalidateOlder()
+        self._noteStates(raw, [each.pgcode for each in ours])
         if raw.closed == LOST:
             reason = (raw.info.error_message or "").strip()
             for each in ours:
@@ -338,11 +341,11 @@ class ConnectionPool(Pool[Connection]):
     """
 
     if not TYPE_CHECKING:
-        cursor = _ofTaken("conn.cursor()")
-        commit = _ofTaken("conn.commit()")
-        rollback = _ofTaken("conn.rollback()")
-        autocommit = _ofTaken("conn.autocommit")
-        execute = _ofTaken("conn.cursor()")
+        cursor = ofTaken("conn.cursor()")
+        commit = ofTaken("conn.commit()")
+        rollback = ofTaken("conn.rollback()")
+        autocommit = ofTaken("conn.autocommit")
+        execute = ofTaken("conn.cursor()")
 
     timeoutError = PoolTimeout
     busyError = PoolBusy
@@ -375,9 +378,7 @@ class ConnectionPool(Pool[Connection]):
             leakTrace=leakTrace, raiseDeadlock=raiseDeadlock, histograms=histograms, clock=clock)
         # What is wrong is to be told here, and not by the first take.
         make(name)
-        make_dsn(buildDsn(name, None if callable(dsn) else dsn), **{
-            key: value for key, value in connectOptions.items()
-            if key not in CONNINFO.factories and not callable(value)})
+        CONNINFO.tryOut(name, dsn, connectOptions)
 
     if TYPE_CHECKING:
         def put(self, resource: Connection | connection) -> None: ...

@@ -15,14 +15,14 @@ of a take. So nothing is locked here, and a put takes no lock that a take could 
 
 from __future__ import annotations
 
-import ctypes
 import math
 import select
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 from weakref import WeakSet
 
 from queuepool import errors
+from queuepool.dbapi import leak
 from queuepool.pool import Pool
 from queuepool.resource import Resource
 
@@ -35,6 +35,7 @@ except ImportError as error:
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.pool import Pool as SqlalchemyPool
 from sqlalchemy.pool.base import _ConnectionRecord
+from sqlalchemy.util import asbool
 
 __all__ = ["FairPool", "PoolBusy", "PoolDeadlock", "PoolTimeout", "Record", "Records"]
 
@@ -57,6 +58,20 @@ class PoolDeadlock(errors.PoolDeadlock, PoolTimeout):
     """Raised, with ``raiseDeadlock``, when all holders wait themselves, for ever."""
 
 
+class _OfParent:
+    """Stands, in a child process, for a connection that was checked out before the fork."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise exc.InvalidRequestError(
+            "this connection was checked out before the fork and is the parent process's: close "
+            "it here, and check out another one")
+
+    def rollback(self) -> None:
+        """Leave the transaction to the parent process."""
+
+    close = rollback
+
+
 class Record(Resource, _ConnectionRecord):
     """A connection record of SQLAlchemy; ``resource`` is the connection of the driver."""
 
@@ -71,7 +86,12 @@ class Record(Resource, _ConnectionRecord):
         """Connect. Raises what the ``creator`` and the listeners of ``connect`` raise."""
         if self.dbapi_connection is not None:  # its close was interrupted
             _ConnectionRecord.close(self)
-        self._noteOpen(self.get_connection())
+        invalidatedAt = self._owner._invalidate_time
+        connection = self.get_connection()
+        # The system's clock was set back: else it would be replaced at each checkout until the
+        # clock gets there.
+        self.starttime = max(self.starttime, invalidatedAt)
+        self._noteOpen(connection)
         self._owner._startRecycler()
 
     def _noteOpen(self, connection: Any) -> None:
@@ -126,13 +146,10 @@ class Record(Resource, _ConnectionRecord):
 
     def abandon(self) -> None:
         """Forget the connection, which is the parent process's, without closing it."""
-        if self.dbapi_connection is not None:
-            # Never collected, not even at the end of this process: many drivers end the session
-            # on the server when their connection is collected.
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.dbapi_connection))
+        leak(self.dbapi_connection)
         fairy: Any = self.fairy_ref and self.fairy_ref()
-        if fairy is not None:  # as SQLAlchemy's documentation has it: nothing is rolled back then
-            fairy.dbapi_connection = None
+        if fairy is not None and fairy.dbapi_connection is not None:
+            fairy.dbapi_connection = _OfParent()
         self.dbapi_connection = self._poll = None
         super().abandon()
 
@@ -204,22 +221,27 @@ class FairPool(SqlalchemyPool):
             raise exc.ArgumentError(
                 "FairPool hands out the connection used last: leave out pool_use_lifo=False. "
                 "(Threads are served first come, first served all the same)")
-        if isinstance(pool_size, int) and pool_size < 1:
-            raise exc.ArgumentError(
-                f"pool_size of a FairPool must be an integer >= 1, not {pool_size}. It has no "
-                f"unlimited size; for no pooling at all use SQLAlchemy's NullPool")
-        super().__init__(creator, **kw)
-        self._needsRecycler = maxIdleTime is not None or minOpen > 0 or leakTime is not None
-        self._isDisposed = False
+        _checkArguments(pool_size, timeout, kw.get("recycle", -1))
         #: What recreate passes on.
-        self._options: dict[str, Any] = dict(
-            maxIdleTime=maxIdleTime, maxUsageCount=maxUsageCount, jitter=jitter, minOpen=minOpen,
-            maxWaiting=maxWaiting, openRetryTime=openRetryTime, leakTime=leakTime,
-            leakTrace=leakTrace, raiseDeadlock=raiseDeadlock, histograms=histograms)
+        self._options: dict[str, Any] = {
+            option: _converted(option, value) if isinstance(value, str) else value
+            for option, value in dict(
+                maxIdleTime=maxIdleTime, maxUsageCount=maxUsageCount, jitter=jitter,
+                minOpen=minOpen, maxWaiting=maxWaiting, openRetryTime=openRetryTime,
+                leakTime=leakTime, leakTrace=leakTrace, raiseDeadlock=raiseDeadlock,
+                histograms=histograms).items()}
+        minOpen = self._options["minOpen"]
+        if _isNumber(minOpen) and minOpen > pool_size:
+            raise exc.ArgumentError(f"minOpen must be <= pool_size ({pool_size}), not {minOpen}")
+        super().__init__(creator, **kw)
+        self._needsRecycler = minOpen != 0 or any(
+            self._options[option] is not None for option in ("maxIdleTime", "leakTime"))
+        self._isDisposed = False
         #: The pool below: its ``report()``, ``stats()``, ``recycle()``, and for metrics.
         self.queuepool = Records(
             self, name or self._orig_logging_name or "sqlalchemy", pool_size, takeTimeout=timeout,
-            maxOpenTime=self._recycle if self._recycle > -1 else None, **self._options)
+            # With 0, SQLAlchemy replaces the connection at each checkout.
+            maxOpenTime=self._recycle if self._recycle > 0 else None, **self._options)
 
     def _startRecycler(self) -> None:
         """Called when a connection was opened: before the first, create_engine is not done."""
@@ -307,6 +329,46 @@ class FairPool(SqlalchemyPool):
     def overflow(self) -> int:
         """Return 0: there is no overflow."""
         return 0
+
+
+def _checkArguments(poolSize: object, timeout: object, recycle: object) -> None:
+    """Raise ArgumentError for what SQLAlchemy's own arguments must not be, by their names."""
+    if not isinstance(poolSize, int) or isinstance(poolSize, bool) or poolSize < 1:
+        raise exc.ArgumentError(
+            f"pool_size of a FairPool must be an integer >= 1, not {_describe(poolSize)}. It has "
+            f"no unlimited size; for no pooling at all use SQLAlchemy's NullPool")
+    if timeout is not None and not (_isNumber(timeout) and timeout >= 0):  # type: ignore[operator]
+        raise exc.ArgumentError(
+            f"pool_timeout must be a number of seconds >= 0, or None for ever, not "
+            f"{_describe(timeout)}")
+    if not _isNumber(recycle) or recycle != recycle:
+        raise exc.ArgumentError(
+            f"pool_recycle must be a number of seconds, or -1 for never, not "
+            f"{_describe(recycle)}")
+
+
+def _isNumber(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _describe(value: object) -> str:
+    isPlain = value is None or _isNumber(value)
+    return str(value) if isPlain else f"a value of type {type(value).__name__}"
+
+
+#: What ``engine_from_config`` passes on is text; SQLAlchemy converts that of its own arguments.
+_KINDS: dict[str, tuple[Callable[[str], Any], str]] = {
+    **dict.fromkeys(("maxIdleTime", "jitter", "openRetryTime", "leakTime"), (float, "a number")),
+    **dict.fromkeys(("maxUsageCount", "minOpen", "maxWaiting"), (int, "an integer")),
+    **dict.fromkeys(("leakTrace", "raiseDeadlock", "histograms"), (asbool, "true or false"))}
+
+
+def _converted(option: str, text: str) -> Any:
+    convert, what = _KINDS[option]
+    try:
+        return convert(text)
+    except ValueError:
+        raise exc.ArgumentError(f"{option} must be {what}; it is a text that is none") from None
 
 
 def _poller(connection: Any) -> Callable[[int], list[Any]] | None:

@@ -13,8 +13,10 @@ closes it: at the end of the request, as with ``CONN_MAX_AGE = 0``, which is wha
 alias. What it raises reaches the program as django.db.OperationalError; ``__cause__`` has more.
 
 A pool of its own is made in each process, at the first query. It leads where the alias leads: if
-its settings change, as when a test run sets the name of the test database, the next query closes
-the pool and makes another one.
+its settings change, or differ between threads, as those of tenants do, each has a pool of its own.
+An alias has up to MOST_POOLS of them; then the one used longest ago is closed, of those of which
+nothing is checked out. ``connections[alias].close_pool()`` closes all of them. A new password makes
+no new pool: the next connection is opened with it.
 """
 
 # Django has no types.
@@ -26,18 +28,30 @@ from __future__ import annotations
 import inspect
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import psycopg2
+try:
+    import psycopg2
+except ImportError as error:
+    raise ImportError(
+        f"queuepool.django needs the driver psycopg2, which cannot be imported ({error}). "
+        f"Install it: pip install psycopg2-binary", name="psycopg2") from error
+try:
+    import django  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f"queuepool.django needs Django, which cannot be imported ({error}). Install it: "
+        f"pip install django", name="django") from error
 import psycopg2.extras
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS
 from django.db.backends.base.base import NO_DB_ALIAS, BaseDatabaseWrapper
-from django.db.backends.postgresql import base
+from django.db.backends.postgresql import base, creation
 from django.db.backends.postgresql.psycopg_any import IsolationLevel, is_psycopg3
 from django.db.utils import DatabaseErrorWrapper
 from django.utils.functional import cached_property
@@ -53,6 +67,9 @@ if is_psycopg3:
 
 DEFAULT_CAPACITY = 10
 
+#: How many pools an alias has, if no more are in use.
+MOST_POOLS = 20
+
 #: What OPTIONS["pool"] may have.
 _KEYWORDS = frozenset(
     name for name, parameter in inspect.signature(ConnectionPool).parameters.items()
@@ -62,11 +79,11 @@ _KEYWORDS = frozenset(
 
 @dataclass(slots=True, repr=False)  # a password is in it
 class Recipe:
-    """What a pool is made of: if it changes, another pool has to be made."""
+    """What a pool is made of: where it differs, there is another pool."""
 
-    params: dict[str, Any]  #: for psycopg2.connect
+    params: dict[str, Any]  #: for psycopg2.connect, without the password
     options: dict[str, Any]  #: OPTIONS
-    timezone: str | None
+    password: Any = field(compare=False)
     maxAge: float | None = field(compare=False)  #: CONN_MAX_AGE
 
     @property
@@ -84,14 +101,18 @@ class Recipe:
                 f"Invalid transaction isolation level {level} specified. Use one of the values of "
                 f"django.db.backends.postgresql.psycopg_any.IsolationLevel.") from None
 
+    def askPassword(self) -> Any:
+        """Return the password; None has libpq look for one."""
+        return self.password() if callable(self.password) else self.password
+
     def copy(self) -> Recipe:
         """Return a copy that stays the same when somebody changes the settings."""
         return replace(self, options={
             key: dict(value) if isinstance(value, Mapping) else value
             for key, value in self.options.items()})
 
-    def makePool(self, alias: str, zoneSql: str) -> ConnectionPool:
-        """Make the pool, and start its recycler. ``zoneSql`` sets the time zone."""
+    def makePool(self, alias: str) -> ConnectionPool:
+        """Make the pool, and start its recycler. Each open has the password of that time."""
         where = f"DATABASES[{alias!r}]"
         if self.maxAge != 0:
             raise ImproperlyConfigured(
@@ -109,28 +130,25 @@ class Recipe:
                 f"{where}: OPTIONS['pool'] has no {unknown[0]!r}; it may have: "
                 f"{', '.join(sorted(_KEYWORDS))}")
         level = self.isolationLevel if "isolation_level" in self.options else None
-        configure = self._configurer(zoneSql, keywords.pop("configure", None))
+        configure = self._configurer(keywords.pop("configure", None))
         try:
             pool = ConnectionPool(
                 alias, keywords.pop("capacity"), autocommit=True, configure=configure,
-                isolation_level=level, **keywords, **self.params)
+                isolation_level=level, password=self.askPassword, **keywords, **self.params)
         except (TypeError, ValueError) as error:
             raise ImproperlyConfigured(f"{where}: {error}") from error
         pool.startRecycler()
         return pool
 
-    def _configurer(self, zoneSql: str,
-                    own: Callable[[Any], object] | None) -> Callable[[Any], None]:
+    def _configurer(self, own: Callable[[Any], object] | None) -> Callable[[Any], None]:
         """Return what does once for each connection what Django does at each connect."""
-        timezone, role = self.timezone, self.options.get("assume_role")
+        role = self.options.get("assume_role")
 
         def configure(conn: Any) -> None:
             # Django decodes JSON itself.
             psycopg2.extras.register_default_jsonb(conn_or_curs=conn, loads=lambda text: text)
-            with conn.cursor() as cur:
-                if timezone and conn.info.parameter_status("TimeZone") != timezone:
-                    cur.execute(zoneSql, [timezone])
-                if role:
+            if role:
+                with conn.cursor() as cur:
                     cur.execute("SET ROLE %s", [role])
             if own is not None:
                 own(conn)
@@ -138,15 +156,25 @@ class Recipe:
         return configure
 
 
+@dataclass(slots=True, repr=False, eq=False)
+class Entry:
+    """A pool, what it was made of, and when it was asked for last."""
+
+    recipe: Recipe
+    pool: ConnectionPool
+    usedAt: float
+
+
 class Pools:
-    """The pools of this process, one for each alias. Any thread may call any method."""
+    """The pools of this process. Any thread may call any method."""
 
     def __init__(self) -> None:
-        self._entries: dict[str, tuple[Recipe, ConnectionPool]] = {}
+        #: Of each alias. A tuple is replaced under the lock, and read without it.
+        self._entries: dict[str, tuple[Entry, ...]] = {}
         self._lock = threading.Lock()
 
-    def get(self, alias: str, recipe: Recipe, zoneSql: str) -> ConnectionPool:
-        """Return the pool of an alias; make another one if it was made of anything else."""
+    def get(self, alias: str, recipe: Recipe) -> ConnectionPool:
+        """Return the pool of an alias that was made of this recipe; make it if there is none."""
         pool = self._find(alias, recipe)
         if pool is not None:
             return pool
@@ -154,29 +182,41 @@ class Pools:
             pool = self._find(alias, recipe)
             if pool is not None:
                 return pool
-            old = self._entries.get(alias)
-            pool = recipe.makePool(alias, zoneSql)
-            self._entries[alias] = recipe.copy(), pool
-        if old is not None:
-            old[1].close()
+            recipe = recipe.copy()
+            pool = recipe.makePool(alias)
+            entries = [entry for entry in self._entries.get(alias, ()) if not entry.pool.closed]
+            unused = sorted((entry for entry in entries if not entry.pool.stats().taken),
+                            key=lambda entry: entry.usedAt)
+            surplus = unused[:max(0, len(entries) + 1 - MOST_POOLS)]
+            self._entries[alias] = (Entry(recipe, pool, time.monotonic()), *(
+                entry for entry in entries if entry not in surplus))
+        for entry in surplus:
+            entry.pool.close()
         return pool
 
     def _find(self, alias: str, recipe: Recipe) -> ConnectionPool | None:
-        entry = self._entries.get(alias)
-        return entry[1] if entry and entry[0] == recipe and not entry[1].closed else None
+        for entry in self._entries.get(alias, ()):
+            if entry.recipe == recipe and not entry.pool.closed:
+                entry.recipe.password = recipe.password
+                entry.usedAt = time.monotonic()
+                return entry.pool
+        return None
 
     def close(self, alias: str) -> None:
-        """Close the pool of an alias, and those of others that lead to the same database.
+        """Close the pools of an alias, and those of others that lead to the same databases.
 
         A replica that mirrors the test database would keep it from being dropped.
         """
         with self._lock:
-            entry = self._entries.get(alias)
-            closing = [each for each, (recipe, pool) in self._entries.items()
-                       if entry and recipe.database == entry[0].database]
-            pools = [self._entries.pop(each)[1] for each in closing]
-        for pool in pools:
-            pool.close()
+            databases = [entry.recipe.database for entry in self._entries.get(alias, ())]
+            closing = []
+            for each, entries in self._entries.items():
+                left = [entry for entry in entries if each == alias
+                        or entry.recipe.database in databases]
+                closing += left
+                self._entries[each] = tuple(entry for entry in entries if entry not in left)
+        for entry in closing:
+            entry.pool.close()
 
     def startAfresh(self) -> None:
         """Forget, in a child process, that another thread may have had the lock."""
@@ -233,12 +273,36 @@ class _ErrorWrapper(DatabaseErrorWrapper):
         super().__exit__(exc_type, exc_value, traceback)
 
 
+class DatabaseCreation(creation.DatabaseCreation):
+    """Has a test run leave the database, with all that is open there, before it goes to another.
+
+    What was queried before, such as in ``AppConfig.ready``, may still have a connection.
+    """
+
+    def create_test_db(self, *args: Any, **kwargs: Any) -> Any:
+        self._leave()
+        return super().create_test_db(*args, **kwargs)
+
+    def set_as_test_mirror(self, primary_settings_dict: dict[str, Any]) -> None:
+        self._leave()
+        super().set_as_test_mirror(primary_settings_dict)
+
+    def setup_worker_connection(self, _worker_id: int) -> None:
+        self._leave()
+        super().setup_worker_connection(_worker_id)
+
+    def _leave(self) -> None:
+        self.connection.close()
+        self.connection.close_pool()
+
+
 class DatabaseWrapper(base.DatabaseWrapper):
     """Django's connection to PostgreSQL. It takes one of the pool when Django would connect.
 
     ``connection`` is psycopg2's own. When Django closes it, it is cleaned and put back.
     """
 
+    creation_class = DatabaseCreation
     settings_dict: dict[str, Any]
     connection: Any
 
@@ -256,7 +320,9 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     @property
     def pool(self) -> ConnectionPool | None:
-        """The pool of this alias, made now if there is none; None if it is to have none.
+        """The pool of this alias and these settings, made now if there is none.
+
+        None if it is to have none.
 
         Opens nothing. Raises ImproperlyConfigured.
         """
@@ -268,13 +334,14 @@ class DatabaseWrapper(base.DatabaseWrapper):
             "pool", True) not in (False, None)
 
     def _getPool(self, params: dict[str, Any]) -> ConnectionPool:
-        recipe = Recipe(params, self.settings_dict["OPTIONS"], self.timezone_name,
+        recipe = Recipe({key: value for key, value in params.items() if key != "password"},
+                        self.settings_dict["OPTIONS"], params.get("password"),
                         self.settings_dict["CONN_MAX_AGE"])
         self.isolation_level = recipe.isolationLevel
-        return _pools.get(self.alias, recipe, self.ops.set_time_zone_sql())
+        return _pools.get(self.alias, recipe)
 
     def close_pool(self) -> None:
-        """Close the pool of this alias, and those of others that lead to the same database.
+        """Close the pools of this alias, and those of others that lead to the same databases.
 
         Blocks while idle connections are closed. The next query makes another pool.
         """
@@ -297,22 +364,36 @@ class DatabaseWrapper(base.DatabaseWrapper):
         if self._resource is not None:  # connect() was called twice
             self._close()
         try:
-            try:
-                self._resource = self._getPool(conn_params).take()
-            except PoolClosed:  # by another thread, just now
-                self._resource = self._getPool(conn_params).take()
+            self._resource = self._take(conn_params)
         except PoolError as error:
             if isinstance(error, psycopg2.Error):
                 raise
             raise psycopg2.OperationalError(str(error)) from error
         return self._resource.resource
 
+    def _take(self, params: dict[str, Any]) -> Connection:
+        """Take of the pool; of the next one if another thread closes it meanwhile."""
+        startedAt = time.monotonic()
+        with suppress(PoolClosed):
+            return self._getPool(params).take()
+        while True:
+            pool = self._getPool(params)
+            rest = pool.takeTimeout
+            if rest is not None:
+                rest = max(0.0, startedAt + rest - time.monotonic())
+            try:
+                return pool.take(rest)
+            except PoolClosed:
+                if rest == 0.0:
+                    raise
+
     def init_connection_state(self) -> None:
         if self._resource is None:
             super().init_connection_state()
             return
         BaseDatabaseWrapper.init_connection_state(self)
-        # Whoever had it before may have left another time zone. To look sends nothing.
+        # Whoever had it before may have left another time zone, or it is new. To look sends
+        # nothing.
         if self._configure_timezone(self.connection) and not self.get_autocommit():
             self.connection.commit()
 

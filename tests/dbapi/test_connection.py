@@ -86,7 +86,9 @@ def test_it_is_asked_after_the_ping_time(makePool, clock, pingTime, idleTime, is
     assert ("ping" in conn.calls) is isAsked
 
 
-@pytest.mark.parametrize("answer", [False, driver.OperationalError("gone")], ids=repr)
+@pytest.mark.parametrize("answer", [
+    False, driver.OperationalError("gone"), OSError("gone"), RuntimeError("read of closed file"),
+    AttributeError("'NoneType' object has no attribute 'recv'")], ids=repr)
 def test_one_that_is_not_usable_is_replaced_and_with_it_all_others(makePool, clock, answer):
     def isUsable(conn):
         if isinstance(answer, Exception):
@@ -103,18 +105,13 @@ def test_one_that_is_not_usable_is_replaced_and_with_it_all_others(makePool, clo
     assert all(conn.closed for conn in makePool.made[:2])
 
 
-def test_what_is_usable_that_raises_something_else_reaches_the_taker(makePool, clock):
-    def isUsable(conn):
-        raise KeyError("a bug")
-
-    pool = makePool(isUsable=isUsable, clock=clock)
-    with pool.take() as conn:
-        pass
-    clock.advance(31.0)
-    with pytest.raises(KeyError):
-        pool.take()
-    assert conn.closed
-    checkWhole(pool)
+@pytest.mark.parametrize("error", [OSError("gone"), AttributeError("x"), RuntimeError("x")],
+                         ids=repr)
+def test_what_is_usable_raises_at_a_put_closes_it_in_silence(makePool, caplog, error):
+    pool = makePool(isUsable=driver.Connection.ping, script={"ping": error})
+    with pytest.raises(driver.OperationalError), pool.take() as conn:
+        raise driver.OperationalError("x")
+    assert conn.closed and not [each for each in caplog.records if each.levelname != "DEBUG"]
 
 
 def test_a_question_without_an_answer_is_cut_off(makePool, clock):
@@ -144,7 +141,7 @@ def test_a_take_that_has_less_time_tells_nothing_of_the_others(makePool, clock):
 def test_a_put_rolls_back(makePool):
     with makePool().take() as conn:
         pass
-    assert conn.calls == ["rollback"]
+    assert conn.calls == ["commit", "rollback"]
 
 
 @pytest.mark.parametrize("isInTransaction", [False, True])
@@ -152,6 +149,7 @@ def test_a_driver_that_knows_of_no_transaction_is_not_asked_to_roll_back(
         makePool, isInTransaction):
     with makePool().take() as conn:
         conn.in_transaction = isInTransaction
+        conn.calls.clear()
     assert conn.calls == ["rollback"] * isInTransaction
 
 
@@ -200,6 +198,7 @@ def test_the_drivers_errors_tell_whether_it_is_fit(makePool, error, isClosed, ca
     pool = makePool(isUsable=driver.Connection.ping)
     with pytest.raises(Exception), pool.take() as conn:
         conn.in_transaction = False
+        conn.calls.clear()
         if isBehind:
             raise RuntimeError("the program's own") from error
         raise error
@@ -246,6 +245,42 @@ def test_settings_are_set_back(makePool):
     assert conn.autocommit is False
 
 
+def test_an_autocommit_that_a_driver_has_as_methods_is_set_back(makePool):
+    class Methods(driver.Connection):
+        value = False
+
+        def get_autocommit(self):
+            return self.value
+
+        def autocommit(self, value):
+            self.calls.append(value)
+            self.value = value
+
+    pool = makePool(connect=Methods)
+    with pool.take() as conn:
+        conn.autocommit(True)
+    assert conn.get_autocommit() is False and conn.calls == ["commit", True, "rollback", False]
+    with pool.take():
+        conn.calls.clear()
+    assert conn.calls == ["rollback"]
+
+
+def test_an_autocommit_that_cannot_be_set_back_in_time_is_cut_off(makePool, caplog):
+    class Methods(driver.Connection):
+        value = False
+
+        def get_autocommit(self):
+            return self.value
+
+        def autocommit(self, value):
+            driver.waitForAnswer(self)
+
+    pool = makePool(connect=Methods, pingTimeout=0.05)
+    with pool.take() as conn:
+        conn.value = True
+    assert conn.closed and "[queuepool:hook-failed]" in caplog.text
+
+
 def test_a_setting_that_may_ask_the_server_is_not_read(makePool):
     class Asking(driver.Connection):
         @property
@@ -260,7 +295,7 @@ def test_reset_comes_after_the_rollback(makePool):
     pool = makePool(reset=lambda conn: conn.calls.append("reset"))
     with pool.take() as conn:
         pass
-    assert conn.calls == ["rollback", "reset", "rollback"]
+    assert conn.calls == ["commit", "rollback", "reset", "rollback"]
 
 
 # -- open
@@ -285,7 +320,9 @@ def test_one_that_cannot_be_configured_is_closed(makePool):
     (driver.OperationalError("connection refused"), True), (ConnectionRefusedError(), True),
     (driver.InterfaceError("x"), True), (driver.ProgrammingError("x"), False),
     (driver.OperationalError("Access denied for user 'me'"), False),
-    (driver.OperationalError("Unknown database 'd'"), False), (TypeError("x"), False)], ids=repr)
+    (driver.OperationalError("Unknown database 'd'"), False),
+    (driver.OperationalError({"M": 'database "d" does not exist'}), False),
+    (TypeError("x"), False)], ids=repr)
 def test_only_what_may_succeed_is_tried_again(error, isTriedAgain):
     attempts = []
 
@@ -349,6 +386,20 @@ def test_a_type_error_of_something_else_stays_as_it_is():
         ConnectionPool("db", 1, connect, password="s3cr3t").take()
 
 
+def test_a_bug_in_a_function_of_ones_own_stays_as_it_is():
+    def connect(timeout):
+        driver.connect(timeout=timeout)
+
+    with pytest.raises(TypeError, match="^connect.. got an unexpected keyword argument 'timeout'$"):
+        ConnectionPool("db", 1, connect, timeout=5).take()
+
+    def unclear(**kwargs):
+        return None + 1
+
+    with pytest.raises(TypeError, match="unsupported operand"):
+        ConnectionPool("db", 1, unclear, timeout=5).take()
+
+
 def test_no_argument_of_the_driver_is_shown():
     pool = ConnectionPool("db", 1, driver.connect, password="s3cr3t")
     with pool.take():
@@ -377,7 +428,7 @@ def test_one_without_a_fileno_is_asked_only(makePool, clock):
     clock.advance(31.0)
     with pool.take():
         pass
-    assert conn.calls == ["rollback", "rollback", "ping", "rollback"]
+    assert conn.calls == ["commit", "rollback", "rollback", "ping", "rollback", "rollback"]
 
 
 # -- processes

@@ -61,13 +61,22 @@ def test_configure_needs_no_transaction(makePool):
         assert conn.execute("select current_setting('threads')").fetchone() == (1,)
 
 
-def test_one_that_its_user_closed_is_replaced(makePool):
+def test_one_that_its_user_closed_is_replaced_in_silence(makePool, caplog):
     pool = makePool()
     with pool.take() as conn:
         conn.close()
     with pool.take() as other:
         assert count(other) == 0
+    assert not caplog.records
     checkWhole(pool)
+
+
+def test_an_error_in_the_block_is_looked_at_in_silence(makePool, caplog):
+    pool = makePool()
+    with pytest.raises(duckdb.Error), pool.take() as conn:
+        conn.execute("select nonsense")
+    with pool.take() as again:
+        assert again is conn and not caplog.records
 
 
 def test_many_threads_share_a_few_connections(makePool):

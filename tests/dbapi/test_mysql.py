@@ -41,8 +41,8 @@ def makePool(server):
     made = []
 
     def make(capacity=1, **kwargs):
-        made.append(ConnectionPool("db", capacity, pymysql.connect, isUsable=isUsable,
-                                   **{**server.arguments, **kwargs}))
+        made.append(ConnectionPool("db", capacity, pymysql.connect, **{
+            "isUsable": isUsable, **server.arguments, **kwargs}))
         return made[-1]
 
     yield make
@@ -75,6 +75,32 @@ def test_what_was_not_committed_is_rolled_back(makePool):
     with pool.take() as again:
         assert again is conn and value(conn, "select count(*) from t") == 0
     checkWhole(pool)
+
+
+@pytest.mark.parametrize("isAutocommit", [False, True])
+def test_a_changed_autocommit_is_set_back(makePool, isAutocommit):
+    pool = makePool(autocommit=isAutocommit)
+    with pool.take() as conn:
+        conn.autocommit(not isAutocommit)
+        conn.begin()
+        value(conn, "select 1")
+    with pool.take() as again:
+        assert again is conn and conn.get_autocommit() is isAutocommit
+        assert value(conn, "select @@autocommit") == isAutocommit
+        assert not value(conn, "select @@in_transaction") or not isAutocommit
+
+
+def test_what_is_usable_asked_leaves_no_old_snapshot(makePool, server):
+    def count(conn):
+        return value(conn, "select count(*) from snapshot")
+
+    server.run("create table snapshot (n int) engine = innodb")
+    pool = makePool(isUsable=count)
+    with pytest.raises(pymysql.OperationalError), pool.take() as conn:
+        raise pymysql.OperationalError(1205, "Lock wait timeout exceeded")
+    server.run("insert into snapshot values (1)")
+    with pool.take() as again:
+        assert again is conn and count(conn) == 1
 
 
 def test_sessions_that_ended_while_idle_for_long_are_not_noticed_by_users(makePool, server):

@@ -9,7 +9,7 @@ import pytest
 
 from queuepool import PoolError
 from queuepool.dbapi import ConnectionPool
-from tests.helpers import checkWhole, start
+from tests.helpers import FakeClock, checkWhole, start
 
 THREADS = 50
 
@@ -160,6 +160,121 @@ def test_an_error_of_a_statement_keeps_the_connection(makePool):
     with pool.take() as third:
         assert conn is again is third
     assert pool.stats().closes == 0
+
+
+@pytest.mark.parametrize("statement", ["select nonsense", "nonsense"])
+def test_an_error_in_the_block_is_looked_at_in_silence(makePool, caplog, statement):
+    pool = makePool()
+    with pytest.raises(sqlite3.OperationalError), pool.take() as conn:
+        conn.execute(statement)
+    with pytest.raises(ValueError), pool.take() as again:
+        raise ValueError
+    assert again is conn and not caplog.records
+
+
+def test_an_interface_error_closes_it(makePool):
+    pool = makePool()
+    with pytest.raises(sqlite3.InterfaceError), pool.take():
+        raise sqlite3.InterfaceError
+    assert pool.stats().open == 0
+
+
+@pytest.mark.parametrize("isLate", [False, True])
+def test_one_that_its_user_closed_is_replaced_in_silence(makePool, caplog, isLate):
+    pool = makePool()
+    with pool.take() as conn:
+        if not isLate:
+            conn.close()
+    conn.close()
+    with pool.take() as other:
+        assert count(other) == 0
+    assert not caplog.records
+    checkWhole(pool)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="there is no autocommit")
+@pytest.mark.parametrize("isolationLevel", [None, "DEFERRED"])
+@pytest.mark.parametrize("own, changed", [
+    (own, changed) for own in (sqlite3.LEGACY_TRANSACTION_CONTROL, False, True)
+    for changed in (-1, False, True)] if sys.version_info >= (3, 12) else [])
+def test_a_changed_autocommit_leaves_no_transaction_and_commits_none(
+        makePool, isolationLevel, own, changed):
+    pool = makePool(isolation_level=isolationLevel, autocommit=own)
+    with pool.take() as conn:
+        conn.autocommit = changed
+        if not conn.in_transaction:
+            conn.execute("begin")
+        conn.execute("insert into t values (1)")
+    with pool.take() as again:
+        assert again is conn and conn.autocommit == own
+        assert conn.in_transaction is (own is False)
+        assert count(conn) == 0
+
+
+def test_what_is_usable_begins_is_rolled_back(makePool):
+    clock = FakeClock()
+    pool = makePool(isUsable=lambda conn: conn.execute("begin"), clock=clock)
+    with pool.take():
+        pass
+    clock.advance(31.0)
+    with pool.take() as conn:
+        assert not conn.in_transaction
+    with pytest.raises(sqlite3.OperationalError), pool.take() as again:
+        raise sqlite3.OperationalError
+    assert again is conn and not conn.in_transaction
+
+
+@pytest.mark.parametrize("isAutocommit", [None, True, False])
+def test_what_connect_did_is_committed(path, isAutocommit):
+    if isAutocommit is not None and sys.version_info < (3, 12):
+        pytest.skip("there is no autocommit")
+    options = {} if isAutocommit is None else {"autocommit": isAutocommit}
+
+    def connect():
+        conn = sqlite3.connect(path, check_same_thread=False, **options)
+        if not conn.in_transaction:
+            conn.execute("begin")
+        conn.execute("insert into t values (1)")
+        return conn
+
+    with ConnectionPool("db", 1, connect) as pool:
+        for _ in range(2):
+            with pool.take() as conn:
+                assert count(conn) == 1
+
+
+class Wrapped:
+    """What an agent that traces programs returns for a connection."""
+
+    def __init__(self, conn):
+        self.conn = conn
+
+    def __getattr__(self, name):
+        return getattr(self.conn, name)
+
+
+def test_one_for_one_thread_only_is_refused_behind_a_wrapper_too(path):
+    pool = ConnectionPool("db", 1, lambda: Wrapped(sqlite3.connect(path)))
+    with pytest.raises(PoolError, match=r"\[queuepool:one-thread\]"):
+        pool.take()
+
+
+def test_the_errors_of_a_wrapped_connection_are_the_drivers(path, caplog):
+    with ConnectionPool("db", 1, lambda: Wrapped(
+            sqlite3.connect(path, check_same_thread=False))) as pool:
+        with pytest.raises(sqlite3.InterfaceError), pool.take():
+            raise sqlite3.InterfaceError
+        assert pool.stats().open == 0
+        with pool.take() as conn:
+            conn.close()
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("database, text", [
+    ((), "missing .*argument:? 'database'"), ((None,), "expected str, bytes or os.PathLike")])
+def test_a_type_error_of_something_else_stays_as_it_is(database, text):
+    with pytest.raises(TypeError, match=text):
+        ConnectionPool("db", 1, sqlite3.connect, *database, timeout=5.0).take()
 
 
 def test_a_misspelt_option_is_told(path):

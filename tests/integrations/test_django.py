@@ -6,6 +6,7 @@ Django can be configured once in a process, and here it is to believe that there
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -114,6 +115,15 @@ def test_psycopg3_beside_it_is_refused_with_what_to_do(program):
     printed = program("connection.ensure_connection()", fails=True, SHOW_PSYCOPG3="yes")
     assert "ImproperlyConfigured: queuepool.django needs psycopg2, but psycopg 3" in printed
     assert 'sys.modules["psycopg"] = None' in printed
+
+
+@pytest.mark.parametrize("missing, advice", [
+    ("psycopg2", "queuepool.django needs the driver psycopg2, .* pip install psycopg2-binary"),
+    ("django", "queuepool.django needs Django, .* pip install django")])
+def test_what_is_not_installed_is_named_with_what_to_do(python, missing, advice):
+    printed = python("-c", f"import sys; sys.modules[{missing!r}] = None\n"
+                           f"import queuepool.django.base", fails=True)
+    assert re.search(f"\nImportError: {advice}", printed), printed
 
 
 WRONG = [
@@ -253,6 +263,26 @@ def test_who_waits_for_a_pool_that_is_closed_goes_on_with_the_next(program):
         connection.close()
         assert pool.stats().open == 0 and connection.pool is not pool
         """, databases={"default": {"OPTIONS": {"pool": {"capacity": 1}}}})
+
+
+def test_a_take_goes_on_however_often_another_thread_closes_the_pool(program):
+    program("""
+        opens = 0
+
+        def configure(conn):
+            global opens
+            opens += 1
+            if opens <= most:  # as another thread may do meanwhile
+                connection.close_pool()
+
+        options = connection.settings_dict["OPTIONS"]["pool"] = {"configure": configure}
+        most = 5
+        assert one("SELECT 1") == 1 and opens == 6
+        connection.close()
+        connection.close_pool()
+        options["takeTimeout"], most = 0.1, 1_000_000
+        assert "[queuepool:" in str(raised(OperationalError, one, "SELECT 1"))
+        """)
 
 
 def test_what_a_user_leaves_behind_does_not_reach_the_next_one(program):
@@ -610,10 +640,11 @@ def test_celery_finds_and_leaves_connections_as_it_expects(program):
 REPLICA = {"default": {}, "replica": {"TEST": {"MIRROR": "default"}}}
 
 
-@pytest.mark.parametrize("arguments", [(), ("--parallel", "2")], ids=" ".join)
-def test_a_test_run_uses_the_test_database(python, postgresql, arguments):
+@pytest.mark.parametrize("wish, arguments", [
+    ("yes", ()), ("keep", ()), ("yes", ("--parallel", "2"))], ids=str)
+def test_a_test_run_uses_the_test_database(python, postgresql, wish, arguments):
     printed = python("-m", "django", "test", "--noinput", *arguments,
-                     "tests.integrations.django.suite", databases=REPLICA, QUERY_WHEN_READY="yes")
+                     "tests.integrations.django.suite", databases=REPLICA, QUERY_WHEN_READY=wish)
     assert "\nRan 7 tests" in printed and "\nOK\n" in printed
     names = {name for name, in postgresql.execute("SELECT datname FROM pg_database")}
     assert not any(name.startswith("test_") for name in names)
@@ -636,6 +667,82 @@ def test_each_alias_has_a_pool_that_leads_where_it_leads(program):
         old = connection.pool
         assert one("SELECT current_database()") == "postgres"
         """, databases={"default": {}, "other": {"NAME": "template1"}, "replica": {}})
+
+
+def test_threads_that_see_an_alias_differently_have_pools_of_their_own(program):
+    program("""
+        tenant = connection.copy()
+        tenant.settings_dict["NAME"] = "template1"
+
+        def database(connection):
+            name = one("SELECT current_database()", connection=connection)
+            connection.close()
+            return name
+
+        def useBoth():
+            assert database(tenant) == "template1"
+            assert database(connection) == connection.settings_dict["NAME"]
+
+        pools = [connection.pool, tenant.pool]
+        for _ in range(3):
+            useBoth()
+        one("SELECT 1")
+        assert database(tenant) == "template1" and one("SELECT 2") == 2
+        connection.close()
+        assert [pool.stats().opens for pool in pools] == [1, 1]
+        assert [connection.pool, tenant.pool] == pools
+        connection.close_pool()
+        assert [pool.closed for pool in pools] == [True, True]
+        useBoth()
+        connection.close_pool()  # or else nobody could make a database like template1
+        """)
+
+
+def test_threads_of_two_time_zones_share_a_pool(program):
+    program("""
+        other = connection.copy()
+        other.settings_dict["TIME_ZONE"] = "Asia/Tokyo"
+        for _ in range(3):
+            for connection, zone in (other, "Asia/Tokyo"), (connections["default"], "UTC"):
+                assert one("SHOW TIME ZONE", connection=connection) == zone
+                connection.close()
+        assert other.pool is connection.pool and connection.pool.stats().opens == 1
+        """)
+
+
+def test_a_new_password_is_used_for_the_next_connection_of_the_same_pool(program):
+    printed = program("""
+        pool = connection.pool
+        assert one("SELECT 1") and not connection.connection.info.password
+        other = connection.copy()
+        for password in "first", lambda: "second":
+            other.settings_dict["PASSWORD"] = password
+            assert one("SELECT 1", connection=other) == 1
+            assert other.pool is pool
+            print(other.connection.info.password)
+            pool.invalidate()
+            other.close()
+        """)
+    assert printed == "first\nsecond\n"
+
+
+def test_an_alias_has_not_more_pools_than_are_in_use(program):
+    program("""
+        from queuepool.django.base import MOST_POOLS
+
+        def poolOf(number):
+            connection.settings_dict["OPTIONS"]["application_name"] = f"tenant {number}"
+            return connection.pool
+
+        pools = [poolOf(number) for number in range(MOST_POOLS)]
+        taken = pools[0].take()
+        assert poolOf(1) is pools[1]  # so the third is the one used longest ago
+        assert not any(pool.closed for pool in pools)
+        pools += [poolOf(number) for number in range(MOST_POOLS, MOST_POOLS + 2)]
+        assert [number for number, pool in enumerate(pools) if pool.closed] == [2, 3]
+        assert poolOf(0) is pools[0] and poolOf(2) is not pools[2] and pools[4].closed
+        pools[0].put(taken)
+        """)
 
 
 def test_commands_and_what_looks_at_queries_work(program):

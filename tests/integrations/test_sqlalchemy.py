@@ -124,6 +124,45 @@ def test_engine_from_config_does_too(url):
     engine.dispose()
 
 
+def test_engine_from_config_passes_on_texts_which_are_converted(url):
+    texts = dict(maxIdleTime="5", maxUsageCount="7", jitter="0.5", minOpen="1", maxWaiting="3",
+                 openRetryTime="0.5", leakTime="1.5", leakTrace="false", raiseDeadlock="false",
+                 histograms="true", pool_size="2")
+    engine = engine_from_config(
+        {"sqlalchemy.url": url, **{f"sqlalchemy.{name}": text for name, text in texts.items()}},
+        poolclass=FairPool)
+    below = engine.pool.queuepool
+    assert (below.minOpen, below.maxWaiting, below.openRetryTime) == (1, 3, 0.5)
+    assert (below.leakTime, below.raiseDeadlock) == (1.5, False)
+    with contextlib.closing(engine.raw_connection()) as fairy:
+        assert fairy._connection_record.takeTrace is None
+    assert below.stats().useHistogram.number == 1
+    engine.dispose()
+
+
+@pytest.mark.parametrize("argument, message", [
+    (dict(maxIdleTime="soon"), "^maxIdleTime must be a number; it is a text"),
+    (dict(minOpen="1.5"), "^minOpen must be an integer; it is a text"),
+    (dict(leakTrace="perhaps"), "^leakTrace must be true or false; it is a text")])
+def test_a_text_that_cannot_be_converted_is_refused(makeEngine, argument, message):
+    with pytest.raises(exc.ArgumentError, match=message):
+        makeEngine(**argument)
+
+
+@pytest.mark.parametrize("argument, message", [
+    (dict(pool_size="5"), "^pool_size .* integer >= 1, not a value of type str"),
+    (dict(pool_size=None), "^pool_size .* integer >= 1, not None"),
+    (dict(pool_size=True), "^pool_size .* integer >= 1, not a value of type bool"),
+    (dict(pool_timeout=-1), "^pool_timeout must be a number of seconds >= 0, .* not -1$"),
+    (dict(pool_timeout="3"), "^pool_timeout must be .* not a value of type str"),
+    (dict(pool_timeout=float("nan")), "^pool_timeout must be .* not nan"),
+    (dict(pool_recycle=None), "^pool_recycle must be a number of seconds, .* not None"),
+    (dict(pool_size=2, minOpen=3), "^minOpen must be <= pool_size \\(2\\), not 3")])
+def test_an_error_names_the_argument_that_was_written(makeEngine, argument, message):
+    with pytest.raises(exc.ArgumentError, match=message):
+        makeEngine(**argument)
+
+
 @pytest.mark.parametrize("argument, message", [
     (dict(max_overflow=5), "no max_overflow.*pool_size \\+ max_overflow"),
     (dict(max_overflow=-1), "no max_overflow"),

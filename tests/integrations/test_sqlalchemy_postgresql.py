@@ -193,7 +193,7 @@ def test_an_error_of_a_lost_connection_in_use_invalidates_what_is_idle(makeEngin
 
 PROGRAM = """
 import gc, os, sys, threading, warnings
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, exc, text
 from sqlalchemy.orm import scoped_session, sessionmaker
 from queuepool.sqlalchemy import FairPool
 
@@ -247,6 +247,13 @@ with engine.connect() as conn:
     conn.execute(text("insert into t values (7)"))  # in a transaction that is open
 
     def work():
+        for use in (lambda: conn.execute(text("select 1"))), conn.commit:
+            try:
+                use()
+            except exc.SQLAlchemyError as error:
+                assert "checked out before the fork" in str(error), error
+            else:
+                sys.exit("a child has used the connection of its parent")
         conn.close()  # rolls back as a rule
         assert engine.pool.checkedout() == 0
         pids()

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import itertools
 import os
 import signal
 import socket
@@ -301,10 +302,47 @@ def test_pool_recycle_replaces_what_is_older_at_its_checkout(makePool, driver, m
 
 
 def test_pool_recycle_has_what_is_idle_and_older_closed_by_recycle(makePool, driver):
-    pool = makePool(1, recycle=0)
+    pool = makePool(1, recycle=1e-9)
     use(pool)
     pool.queuepool.recycle()
     assert driver.live == [] and pool.queuepool.stats().closesByReason[Reason.AGE] >= 1
+
+
+def test_pool_recycle_0_connects_once_for_each_checkout(makePool, driver, monkeypatch):
+    pool = makePool(1, recycle=0)
+    now = itertools.count(time.time())
+    monkeypatch.setattr("time.time", lambda: next(now))  # time passes
+    use(pool)
+    before = len(driver.made)
+    for _ in range(3):
+        use(pool)
+    assert len(driver.made) == before + 3 and len(driver.live) == 1
+    checkCounts(pool, driver)
+
+
+def test_a_clock_that_is_set_back_after_an_invalidation_costs_one_connect(
+        makeEngine, monkeypatch):
+    engine = makeEngine(pool_size=1, pool_timeout=0.0)
+
+    @event.listens_for(engine, "handle_error")
+    def sayItIsLost(context):
+        context.is_disconnect = True
+
+    with engine.connect() as conn, pytest.raises(exc.OperationalError):
+        conn.execute(text("nonsense"))
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now - 3600)
+    connects = listen(engine, "connect")
+
+    @event.listens_for(engine, "connect")
+    def giveUp(*args):
+        if len(connects) > 9:
+            raise Interruption("it connects for ever")
+
+    for _ in range(3):
+        with engine.connect() as conn:
+            assert conn.execute(text("select 1")).scalar() == 1
+    assert len(connects) == 1
 
 
 def test_without_pool_recycle_nothing_is_ever_closed(makePool, driver):

@@ -10,11 +10,13 @@ import time
 from pathlib import Path
 
 import psycopg
+import psycopg2
 import pytest
 from psycopg.rows import dict_row, tuple_row
 
-from queuepool import Reason
+from queuepool import Reason, dbapi
 from queuepool.errors import PoolError
+from queuepool.postgres import withoutSecrets
 from queuepool.psycopg import (SETTINGS, Connection, ConnectionPool, PoolBusy, PoolClosed,
                                PoolTimeout, isConnectionError)
 from tests.helpers import PATIENCE, FakeClock, awaitTrue, checkWhole, start
@@ -217,6 +219,98 @@ def test_one_whose_block_of_a_transaction_goes_on_is_closed(makePool, caplog):
     checkWhole(pool)
 
 
+@pytest.mark.parametrize("isInTransaction", [False, True])
+def test_one_whose_notifications_are_half_read_is_closed(makePool, isInTransaction):
+    pool = makePool(autocommit=not isInTransaction)
+    with pool.take() as conn:
+        conn.execute("listen x")
+        conn.commit()
+        conn.execute("notify x")
+        conn.commit()
+        if isInTransaction:
+            conn.execute("select 1")
+        heard = conn.notifies(timeout=PATIENCE)
+        next(heard)
+    assert conn.closed
+    with pool.take() as other:
+        assert value(other, "select 1") == 1
+    heard.close()
+    checkWhole(pool)
+
+
+def test_one_on_which_a_thread_begins_to_listen_after_the_put_is_not_handed_out(
+        makePool, monkeypatch):
+    monkeypatch.setattr("queuepool.psycopg.END_TIME", PATIENCE)
+    pool = makePool(autocommit=True)
+    with pool.take() as conn:
+        pass
+
+    def listen():
+        with pytest.raises(psycopg.OperationalError):
+            list(conn.notifies())
+
+    listening = start(listen)
+    awaitTrue(conn.lock.locked)
+    with pool.take() as other:
+        assert value(other, "select 1") == 1
+    listening.result()
+    assert other is not conn and conn.closed
+
+
+def test_one_whose_block_of_a_transaction_goes_on_after_a_rollback_by_hand_is_closed(
+        makePool, caplog):
+    def rows(conn):
+        with conn.transaction():
+            conn.execute("rollback")
+            yield
+
+    pool = makePool()
+    with pool.take() as conn:
+        generator = rows(conn)
+        next(generator)
+        assert conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+    assert conn.closed and "[queuepool:in-block]" in caplog.text
+    with contextlib.suppress(psycopg.Error):
+        generator.close()
+
+
+@pytest.mark.parametrize("isPrepared", [False, True])
+def test_one_in_a_two_phase_transaction_is_closed(makePool, caplog, isPrepared):
+    pool = makePool()
+    with contextlib.suppress(psycopg.NotSupportedError), pool.take() as conn:
+        conn.tpc_begin("x")
+        conn.execute("select 1")
+        if isPrepared:
+            conn.tpc_prepare()  # which the server of the tests refuses, so that it is rolled back
+    assert conn.closed and "two-phase transaction" in caplog.text
+
+
+@pytest.mark.parametrize("isOurs", [False, True])
+def test_what_a_user_has_heard_is_not_told_to_the_next(makePool, isOurs):
+    pool = makePool(autocommit=True,
+                    configure=lambda conn: conn.execute('listen "Ours""é"') and None)
+    with pool.take() as conn:
+        channel = '"Ours""é"' if isOurs else "theirs"
+        conn.execute(f"listen {channel}")
+        conn.execute(f"notify {channel}, 'mine'")
+    with pool.take() as again:
+        assert (again is conn) is isOurs
+        assert [each.payload for each in again.notifies(timeout=0)] == ["mine"] * isOurs
+        assert value(again, "select pg_listening_channels()") == 'Ours"é'
+
+
+def test_what_arrives_unasked_is_not_told_either(makePool, wire, wireDsn):
+    pool = makePool(dsn=wireDsn, autocommit=True)
+    with pool.take() as conn:
+        conn.execute("listen theirs")
+    body = (1).to_bytes(4, "big") + b"theirs\0x\0"
+    wire.tell(b"A" + (len(body) + 4).to_bytes(4, "big") + body)
+    awaitReadable(conn)
+    with pool.take() as again:
+        assert again is conn and list(conn.notifies(timeout=0)) == []
+        assert conn.execute("select pg_listening_channels()").fetchall() == []
+
+
 def test_one_that_its_user_closed_is_replaced(makePool):
     pool = makePool()
     with pool.take() as conn, conn:
@@ -338,7 +432,34 @@ def test_a_rolled_back_transaction_leaves_a_trace(makePool, caplog):
     assert "was put in the middle of a transaction" in caplog.text
 
 
+def test_a_discard_that_hangs_in_the_set_up_is_cut_off(makePool, wire, wireDsn, caplog):
+    configured = []
+
+    def configure(conn):
+        configured.append(conn)
+        if len(configured) == 2:
+            wire.hold()
+
+    pool = makePool(dsn=wireDsn, pingTimeout=0.1, reset="discard", configure=configure)
+    with pool.take() as conn:
+        pass
+    wire.release()
+    assert conn.closed and "[queuepool:hook-failed]" in caplog.text
+
+
 # -- configure
+
+def test_a_server_that_does_not_tell_its_channels_is_configured_all_the_same(makePool, admin):
+    admin.query("create role channelless login")
+    admin.query("revoke execute on function pg_listening_channels() from public")
+    try:
+        with makePool(user="channelless", configure=lambda conn: None).take() as conn:
+            assert conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+            assert value(conn, "select current_user") == "channelless"
+    finally:
+        admin.query("grant execute on function pg_listening_channels() to public")
+    admin.query("drop role channelless")
+
 
 def test_what_configure_does_is_committed(makePool, admin):
     pool = makePool(configure=lambda conn: conn.execute("create table configured (n int)"))
@@ -454,6 +575,40 @@ def test_a_wrong_conninfo_is_told_without_what_it_says(conninfo):
     with pytest.raises(psycopg.ProgrammingError) as caught:
         ConnectionPool("p", 1, lambda: conninfo).take()
     assert "s3cr3t" not in str(caught.value)
+
+
+@pytest.mark.parametrize("conninfo", [
+    "postgresql://me:pa@s3cr3t@nowhere.invalid/db", "postgresql://me:pa@s3cr3t,x@127.0.0.1:1/db",
+    "postgresql://me:it's@s3cr3t,a,b@127.0.0.1:1/db"])
+def test_a_part_of_the_password_that_became_a_host_is_not_told(conninfo):
+    with pytest.raises(psycopg.OperationalError) as caught:
+        ConnectionPool("p", 1, conninfo, connect_timeout=2).take()
+    assert "s3cr3t" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [
+    "failed to resolve host 's3cr3t@h': x", 'failed to resolve host "it\'s3cr3t@h": x',
+    "- host: 's3cr3t@h', port: '1', hostaddr: None: connection failed: x",
+    "- host: 's3cr3t', port: None, hostaddr: None: x\n- host: 'b@h', port: None, hostaddr: None: x",
+    'could not translate host name "s3cr3t" to address\ncould not translate host name "b@h" to y'])
+def test_what_looks_like_a_password_is_not_shown_as_a_host(text):
+    shown = withoutSecrets(text)
+    assert "s3cr3t" not in shown and "h'" not in shown and '"..."' in shown
+    assert withoutSecrets("- host: 'a', x \"b\"") == "- host: 'a', x \"b\""
+
+
+def test_the_generic_pool_refuses_drivers_that_have_their_own():
+    for connect, name in (psycopg.connect, "psycopg"), (psycopg2.connect, "psycopg2"):
+        with pytest.raises(TypeError, match=f"use queuepool.{name}.ConnectionPool instead"):
+            dbapi.ConnectionPool("p", 1, connect)
+
+
+def test_the_generic_pool_refuses_their_connections_too(dsn):
+    for driver in psycopg, psycopg2:
+        pool = dbapi.ConnectionPool("p", 1, lambda: driver.connect(dsn), openRetryTime=PATIENCE)
+        with pytest.raises(TypeError, match=f"use queuepool.{driver.__name__}.ConnectionPool"):
+            pool.take()
+        assert pool.stats().open == 0
 
 
 def test_a_misspelt_keyword_is_told():
