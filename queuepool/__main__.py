@@ -1,23 +1,21 @@
-"""``python -m queuepool``: a demonstration of a pool under load, on a real PostgreSQL."""
+"""``python -m queuepool``: a demonstration of a pool under load, on a real PostgreSQL.
+
+``python -m queuepool size`` is another command: how many connections should a pool have?
+"""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import math
-import os
-import signal
 import sys
 from collections.abc import Sequence
 from queue import SimpleQueue
 
 from queuepool import __version__
+from queuepool.commandline import (DEFAULT_SQL, OneLineParser, catchSignals, integer, seconds,
+                                   tellOutputFailed)
 from queuepool.demo import (EMBEDDED_CAPACITY, DemoError, Load, Stopped, awaitCall, embeddedServer,
                             importPool, openDisplay)
-
-#: It reads only the catalogue, so it runs on any database and changes nothing.
-DEFAULT_SQL = ("SELECT count(*) FROM pg_catalog.pg_class c "
-               "JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid")
 
 EPILOG = """\
 In the report "wait" is the time that a request waited for its connection, and "request" its
@@ -25,35 +23,8 @@ whole time, until it returned the connection. A failed request is counted and no
 The run ends after --seconds, or with Ctrl-C, and both print the report.
 Exit codes: 0 after a report (also with Ctrl-C), 1 when it cannot run or no request succeeded,
 2 for wrong options.
+Another command: "python -m queuepool size --help" measures how many connections a pool should have.
 """
-
-
-def integer(text: str) -> int:
-    """Return an integer >= 1; raise ValueError for all else."""
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
-def seconds(text: str) -> float:
-    """Return a finite number of seconds > 0; raise ValueError for all else."""
-    number = float(text)
-    if not 0.0 < number < math.inf:
-        raise ValueError
-    return number
-
-
-# argparse puts the name of the type into its message: "invalid integer >= 1 value: '0'".
-integer.__name__ = "integer >= 1"
-seconds.__name__ = "number of seconds > 0"
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """A parser of the command line that reports an error in one line, without the usage."""
-
-    def error(self, message: str) -> None:  # type: ignore[override]
-        self.exit(2, f"{self.prog}: {message} (see --help)\n")
 
 
 def makeParser() -> argparse.ArgumentParser:
@@ -86,20 +57,6 @@ def makeParser() -> argparse.ArgumentParser:
     return parser
 
 
-def catchSignals() -> SimpleQueue[int]:
-    """Return a queue that gets the number of each signal that would end the program.
-
-    No signal raises an exception any more, so what was begun is always ended. That holds until
-    the process has ended: a second Ctrl-C does not interrupt the cleaning up.
-    """
-    stops: SimpleQueue[int] = SimpleQueue()  # its put is reentrant
-    for name in "SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK":
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda number, frame: stops.put(number))
-    return stops
-
-
 def run(options: argparse.Namespace, stops: SimpleQueue[int]) -> int:
     """Run the load and show it; return the exit code."""
     importPool()
@@ -126,6 +83,14 @@ def run(options: argparse.Namespace, stops: SimpleQueue[int]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if sys.stdout is None:
+        print("python -m queuepool: there is no standard output to write to", file=sys.stderr)
+        return 1
+    if arguments and arguments[0] == "size":
+        from queuepool.size import command
+
+        return command.main(arguments[1:])
     parser = makeParser()
     options = parser.parse_args(arguments)
     if options.dsn is None and options.capacity > EMBEDDED_CAPACITY:
@@ -136,10 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Stopped:
         print("Stopped before the first request.", flush=True)
         return 0
-    except BrokenPipeError:
-        # Nobody reads the output any more. The interpreter would complain about that at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except OSError as error:
+        return tellOutputFailed(parser.prog, error)
     except DemoError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1

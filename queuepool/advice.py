@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from queuepool.core.sampler import Counts
 from queuepool.stats import Reason, Stats
 
 #: With fewer samples it is too early to advise a capacity. One a second: 10 minutes.
@@ -38,8 +39,8 @@ class Advice(NamedTuple):
     threads wait, sampled once a second, up to an hour back. With a capacity of ``least``, 99 % of
     takes would have found one free. If threads waited in more than 1 % of the samples, what piled
     up in line is in the load as well, so the truth is somewhere from ``least`` to ``most``. Takes
-    that gave up are missing in the load. The counters of ``stats`` are those since the pool was
-    made. Times are seconds.
+    that gave up are missing in the load; ``gaveUp`` of ``asked`` did in the time of the samples.
+    The counters of ``stats`` and the savings are those since the pool was made. Times are seconds.
     """
 
     name: str
@@ -55,6 +56,13 @@ class Advice(NamedTuple):
     #: What took more time in all; opens by the recycler, that no take waited for, count as well
     costs: Literal["waiting", "opening"] | None
     savings: tuple[Saving, ...]  #: of each limit that has closed something, the most opens first
+    asked: int  #: takes in the time of the samples, with those that gave up
+    gaveUp: int  #: how many of them gave up
+
+    @property
+    def capacity(self) -> int | None:
+        """The capacity to set now, with ``resize``: ``least``. None if it is too early."""
+        return self.least
 
     @property
     def sentence(self) -> str:
@@ -71,30 +79,31 @@ class Advice(NamedTuple):
                 text += (f" and ask again after {LEAST_SAMPLES // 60} minutes: up to {self.most} "
                          f"may be needed, but that includes what piled up in line")
         elif (saving := self._worst) is not None:
-            text = (f"The capacity is enough, but up to {_share(saving.opens, stats.takes)} of "
-                    f"takes had to open what {saving.limit}={saving.value} had closed: raise it")
+            limit = f"{saving.limit}={saving.value}"
+            if saving.opens > stats.takes and self.minOpen:
+                text = (f"The capacity is enough, but {limit} closed {saving.opens}, mostly opened "
+                        f"again for minOpen: raise it")
+            else:
+                share = _share(min(saving.opens, stats.takes), stats.takes)
+                text = (f"The capacity is enough, but at most {share} of takes had to open what "
+                        f"{limit} had closed: raise it")
             if saving.limit == "maxIdleTime" and self.minOpen < self.least:
-                text += f", or minOpen={self.minOpen}"
+                text += f", or raise minOpen, which is {self.minOpen}"
         elif self.least < capacity - 1:
             text = f"The capacity of {capacity} is more than enough: {self.least} would do"
         else:
             text = f"The capacity of {capacity} is right"
-        if stats.timeouts:
+        if self.gaveUp:
             text += (f" (more may be needed: the samples do not show the takes that gave up, "
-                     f"{stats.timeouts} of {self._asked})")
+                     f"{self.gaveUp} of {self.asked})")
         return text + "."
 
     @property
     def _worst(self) -> Saving | None:
         """The limit that caused most opens, if they are worth to be named."""
         return next((saving for saving in self.savings
-                     if saving.value is not None
+                     if saving.value is not None and self.stats.takes
                      and saving.opens >= SHARE * self.stats.takes), None)
-
-    @property
-    def _asked(self) -> int:
-        """How many takes there were, with those that gave up."""
-        return self.stats.takes + self.stats.timeouts
 
     def __str__(self) -> str:
         name = repr(self.name)
@@ -105,6 +114,7 @@ class Advice(NamedTuple):
 
     def _lines(self) -> Iterator[str]:
         stats = self.stats
+        asked = stats.takes + stats.timeouts
         if self.loadMean is not None:
             yield (f"  load: mean {self.loadMean:.1f}, 95 % up to {self.loadP95}, at most "
                    f"{self.loadMax}; {self.samples} samples")
@@ -112,14 +122,18 @@ class Advice(NamedTuple):
             yield (f"  99 % of takes need a capacity of {self.least}"
                    + (f" to {self.most}" if self.least != self.most else "")
                    + f"; it is {stats.capacity}")
-        yield (f"  takes {self._asked}; waited {stats.waits} "
-               f"({_share(stats.waits, self._asked)}), {stats.waitTime:.3f} s; "
+        yield (f"  takes {asked}; waited {stats.waits} "
+               f"({_share(stats.waits, asked)}), {stats.waitTime:.3f} s; "
                f"gave up {stats.timeouts}")
         yield (f"  opens {stats.opens} ({_share(stats.opens, stats.takes)}), "
                f"{stats.openTime:.3f} s"
                + (f"; {self.costs} costs more" if self.costs else ""))
         for saving in self.savings:
-            yield (f"  {saving.limit}={saving.value} closed {saving.opens}: a longer one saves up "
+            if saving.value is None:
+                yield f"  {saving.limit} closed {saving.opens} before it was lifted"
+                continue
+            word = "higher" if saving.limit == "maxUsageCount" else "longer"
+            yield (f"  {saving.limit}={saving.value} closed {saving.opens}: a {word} one saves up "
                    f"to {saving.seconds:.3f} s of opening")
         others = ", ".join(
             f"{reason} {count}" for reason, count in stats.closesByReason.items()
@@ -131,11 +145,16 @@ class Advice(NamedTuple):
 
 
 def adviceFrom(name: str, stats: Stats, loads: Sequence[int], recyclerRuns: bool, minOpen: int,
-               limits: Mapping[str, float | None]) -> Advice:
-    """Return the advice for a pool, from samples of its load at its present capacity."""
+               limits: Mapping[str, float | None], before: Counts = Counts(0, 0, 0)) -> Advice:
+    """Return the advice for a pool, from samples of its load at its present capacity.
+
+    ``before`` are its counters when the samples began.
+    """
     loads = sorted(loads)
     number = len(loads)
-    least, most = _need(loads, stats) if number >= LEAST_SAMPLES else (None, None)
+    lately = Counts(stats.takes - before.takes, stats.waits - before.waits,
+                    stats.timeouts - before.timeouts)
+    least, most = _need(loads, stats.capacity, lately) if number >= LEAST_SAMPLES else (None, None)
     attempts = stats.opens + stats.openErrors
     perOpen = stats.openTime / attempts if attempts else 0.0
     closes = stats.closesByReason
@@ -147,10 +166,10 @@ def adviceFrom(name: str, stats: Stats, loads: Sequence[int], recyclerRuns: bool
         name, stats, recyclerRuns, minOpen, number, sum(loads) / number if number else None,
         loads[int(0.95 * number)] if number else None, loads[-1] if number else None, least, most,
         None if longer == 0.0 else "waiting" if longer == stats.waitTime else "opening",
-        tuple(savings))
+        tuple(savings), lately.takes + lately.timeouts, lately.timeouts)
 
 
-def _need(loads: Sequence[int], stats: Stats) -> tuple[int, int]:
+def _need(loads: Sequence[int], capacity: int, lately: Counts) -> tuple[int, int]:
     """Return the least and the most capacity with which 99 % of takes find one free.
 
     A take that comes at a random instant finds one free if the load is below the capacity. That
@@ -159,12 +178,11 @@ def _need(loads: Sequence[int], stats: Stats) -> tuple[int, int]:
     average is not changed by the line; what Erlang's formula says of that mean is right for
     arrivals at random, and too little for arrivals in bursts: it is the least.
     """
-    capacity = stats.capacity
     most = loads[int((1.0 - SHARE) * len(loads))] + 1
     if most <= capacity:
         return most, most
     if most == capacity + 1:  # all are in use, and nobody waits in the samples
-        need = capacity if stats.waits + stats.timeouts <= SHARE * stats.takes else most
+        need = capacity if lately.waits + lately.timeouts <= SHARE * lately.takes else most
         return need, need
     mean = sum(min(load, capacity) for load in loads) / len(loads)
     return min(most, max(capacity + 1, _erlang(mean))), most

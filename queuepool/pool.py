@@ -67,7 +67,7 @@ from queuepool.core.leaks import Taker, threadLocal
 from queuepool.core.limits import Limits, checkInteger, checkLimit, checkSeconds, describe
 from queuepool.core.log import Log, brief
 from queuepool.core.recycler import Recycler
-from queuepool.core.sampler import Samples
+from queuepool.core.sampler import Counts, Samples
 from queuepool.core.slot import NEVER, NO_COUNTS, NOWHERE, PAST, Ledger, Place, Slot
 from queuepool.elsewhere import Elsewhere
 from queuepool.errors import (PoolBusy, PoolClosed, PoolDeadlock, PoolError, PoolTimeout, TakeBusy,
@@ -922,7 +922,9 @@ class Pool(Generic[R]):
         queue = self._queue
         if not (queue.isShutDown or self._breaker.isTripped):
             inUse = sum(slot.place in (TAKEN, HELD) for slot in list(queue.members))
-            self._samples.add(inUse + queue.waiting(), queue.maxsize)
+            ledger = self._ledger
+            self._samples.add(inUse + queue.waiting(), queue.maxsize, Counts(
+                ledger.sum("takes"), ledger.sum("waits"), ledger.sum("timeouts")))
 
     def advise(self) -> Advice:
         """Return which capacity and which limits would suit the load that the pool has seen.
@@ -933,10 +935,11 @@ class Pool(Generic[R]):
         A second that the recycler spends in a slow hook has no sample. In a child process all
         starts afresh.
         """
+        loads, before = self._samples.at(self.capacity)
         return adviceFrom(
-            self.name, self.stats(), self._samples.at(self.capacity), self._recycler.isRunning,
-            self.minOpen, {limit: self._limits.given(limit)
-                           for limit in ("maxIdleTime", "maxOpenTime", "maxUsageCount")})
+            self.name, self.stats(), loads, self._recycler.isRunning, self.minOpen,
+            {limit: self._limits.given(limit)
+             for limit in ("maxIdleTime", "maxOpenTime", "maxUsageCount")}, before)
 
     def report(self) -> Report:
         """Return what the pool looks like now, and who has what. Blocks and locks nothing.

@@ -2,8 +2,33 @@
 
 from __future__ import annotations
 
+from collections import deque
+from typing import NamedTuple
+
 #: How many samples are remembered: one hour of one a second, at most 32 KB.
 MEMORY = 3600
+#: The counters are noted with the first of so many samples.
+BLOCK = 600
+
+
+class Counts(NamedTuple):
+    """Counters of a pool at one instant."""
+
+    takes: int
+    waits: int
+    timeouts: int
+
+
+class Era:
+    """The samples at one capacity."""
+
+    # Only single append, item access, item assignment and copy() are used: atomic without the GIL.
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.loads: list[int] = []
+        self.next = 0  #: where the oldest one is, once the memory is full
+        #: The counters when the samples began; that of the oldest block is forgotten with it.
+        self.counts: deque[Counts] = deque(maxlen=MEMORY // BLOCK)
 
 
 class Samples:
@@ -14,22 +39,25 @@ class Samples:
     """
 
     def __init__(self) -> None:
-        # Only single append, item assignment and copy() are used: atomic without the GIL, too.
-        self._loads: list[int] = []
-        self._next = 0  #: where the oldest one is, once the memory is full
-        self._capacity = 0
+        self._era = Era(0)
 
-    def add(self, load: int, capacity: int) -> None:
+    def add(self, load: int, capacity: int, counts: Counts) -> None:
         """Remember a load; the oldest one is forgotten if there are too many."""
-        if capacity != self._capacity:
-            self._loads, self._next, self._capacity = [], 0, capacity
-        loads = self._loads
-        if len(loads) < MEMORY:
-            loads.append(load)
+        era = self._era
+        if capacity != era.capacity:
+            era = Era(capacity)
+        if era.next % BLOCK == 0:
+            era.counts.append(counts)
+        if len(era.loads) < MEMORY:
+            era.loads.append(load)
         else:
-            loads[self._next] = load
-            self._next = (self._next + 1) % MEMORY
+            era.loads[era.next] = load
+        era.next = (era.next + 1) % MEMORY
+        self._era = era
 
-    def at(self, capacity: int) -> list[int]:
-        """Return the loads at that capacity, in no certain order."""
-        return self._loads.copy() if capacity == self._capacity else []
+    def at(self, capacity: int) -> tuple[list[int], Counts]:
+        """Return the loads at that capacity, in no certain order, and the counters before them."""
+        era = self._era
+        if capacity != era.capacity:
+            return [], Counts(0, 0, 0)
+        return era.loads.copy(), era.counts[0]

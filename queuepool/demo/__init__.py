@@ -11,6 +11,7 @@ import math
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -37,12 +38,15 @@ WIDTH = 80
 SHOWN = 10
 #: How many connections the demo may open to the embedded server, whose max_connections is 100.
 EMBEDDED_CAPACITY = 90
-#: Seconds that running requests have to end, before they are cancelled and again afterwards.
+#: Seconds that running requests have to end, after each attempt to end them.
 GRACE = 1.0
 #: Seconds that a thread waits after a failed request: a server that is down is not flooded.
 PAUSE = 0.1
 #: Seconds to wait at most for the end of a process of the server.
 PATIENCE = 5.0
+#: Cancels what the sessions of an application_name run, but for the one that asks.
+CANCEL = ("SELECT pg_catalog.pg_cancel_backend(pid) FROM pg_catalog.pg_stat_activity "
+          "WHERE application_name = %(label)s AND pid <> pg_catalog.pg_backend_pid()")
 
 
 class DemoError(Exception):
@@ -366,23 +370,31 @@ class Load:
         self.end()
 
     def end(self) -> None:
-        """End all requests: wait for them, then cancel them, then leave those that still run."""
+        """End all requests: wait, have the server cancel them, cut them off, leave the rest."""
         if self.isOver:
             return
         self.isOver = True
         self.pause.set()
         if self._chaos is not None:
-            self._chaos.join(PATIENCE)
+            self._chaos.join(GRACE)
         if self.pool.close(timeout=GRACE):
             self.isCancelling = True
-            for conn in list(self._current.values()):
-                threading.Thread(target=_cancel, args=(conn,), daemon=True).start()
-            self.pool.close(timeout=GRACE)
+            threading.Thread(target=self._cancel, daemon=True).start()
+            if self.pool.close(timeout=GRACE):
+                cutOff(list(self._current.values()))
+                self.pool.close(timeout=GRACE)
         deadline = now() + GRACE
-        for worker in self._workers:
-            if worker.thread is not None:
-                worker.thread.join(max(0.0, deadline - now()))
+        for thread in (self._chaos, *(worker.thread for worker in self._workers)):
+            if thread is not None:
+                thread.join(max(0.0, deadline - now()))
         self._endedAt = now()
+
+    def _cancel(self) -> None:
+        """Have the server cancel all requests. Blocks until it answers."""
+        with contextlib.suppress(Exception), \
+                importPool()("demo-cancel", 1, self._dsn, autocommit=True) as pool, \
+                pool.take() as conn, conn.cursor() as cursor:
+            cursor.execute(CANCEL, {"label": self.label})
 
     def _terminateBackends(self) -> None:
         """Have the server terminate all backends of the pool, and wait until they have ended."""
@@ -478,9 +490,15 @@ class Load:
         return text
 
 
-def _cancel(conn: Any) -> None:
-    with contextlib.suppress(Exception):
-        conn.cancel()
+def cutOff(conns: Iterable[Any]) -> None:
+    """Shut down the sockets of connections, which ends all waiting for the server.
+
+    Never blocks. The driver's cancel() would: it holds the GIL until the server answers it.
+    """
+    for conn in conns:
+        with contextlib.suppress(Exception), \
+                socket.fromfd(conn.fileno(), socket.AF_INET, socket.SOCK_STREAM) as twin:
+            twin.shutdown(socket.SHUT_RDWR)
 
 
 def cause(error: BaseException) -> str:

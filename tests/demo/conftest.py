@@ -53,6 +53,28 @@ def admin(serverDsn):
         yield query
 
 
+@contextlib.contextmanager
+def frozen(dsn):
+    """Halt all processes of the server once a request runs: nobody answers any more."""
+    with contextlib.closing(psycopg2.connect(dsn, application_name="admin")) as conn:
+        def isRunning():
+            with conn, conn.cursor() as cursor:
+                cursor.execute("select count(*) from pg_stat_activity where application_name like "
+                               "'queuepool %' and query like '%pg_sleep%'")
+                return cursor.fetchone()[0] > 0
+
+        awaitTrue(isRunning)
+        server = psutil.Process(conn.info.backend_pid).parent()
+        halted = [server, *server.children(recursive=True)]
+        try:
+            for process in halted:
+                process.suspend()
+            yield
+        finally:
+            for process in reversed(halted):
+                process.resume()
+
+
 @pytest.fixture
 def stops(monkeypatch):
     """The queue whose entries the demo in this process takes for Ctrl-C."""

@@ -235,9 +235,11 @@ def test_reader_that_is_gone(run, serverDsn, monkeypatch):
 @pytest.mark.parametrize("arguments", [
     ["--bogus"], ["--threads", "0"], ["--threads", "many"], ["--capacity", "-1"],
     ["--seconds", "0"], ["--seconds", "nan"], ["--seconds", "inf"], ["surplus"], ["--sec", "1"],
+    ["--dsn", "host=h", "user=me", "password=secret"], ["--bogus=secret"],
     ["--capacity", "91"]])
 def test_wrong_options_are_told_in_one_line(run, arguments):
     outcome = run(*arguments)
+    assert "secret" not in outcome.err
     outcome.checkOneLine(2)
     assert outcome.out == ""
 

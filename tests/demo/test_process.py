@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from tests.demo.conftest import processesIn
-from tests.helpers import awaitTrue
+from queuepool import __main__ as command
+from tests.demo.conftest import SIGNALS, frozen, processesIn
+from tests.helpers import PATIENCE, awaitTrue
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="process groups are Unix's")
 
@@ -57,6 +58,34 @@ def test_ctrl_c_that_ends_the_servers_own_programs_leaves_nothing(start, folder)
     assert (outcome.code, outcome.err) == (0, "")
     assert outcome.out.endswith("Stopped before the first request.\n")
     process.checkNothingLeft()
+
+
+@pytest.mark.parametrize("number", SIGNALS[:2])
+def test_signal_while_the_server_does_not_answer(start, serverDsn, number):
+    process = start("--dsn", serverDsn, "--seconds", "1000", "--threads", "6", "--capacity", "3",
+                    "--sql", "select pg_sleep(0.002)")
+    process.awaitLine("requests/s")
+    with frozen(serverDsn):
+        process.signalGroup(number)
+        outcome = process.outcome()
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "0 still running" in outcome.fact("not done at the end")
+
+
+@pytest.mark.parametrize("arguments", [[], ["size"]])
+def test_output_that_cannot_be_written_is_told_in_one_line(start, serverDsn, arguments):
+    with open("/dev/full", "w") as full:
+        process = start(*arguments, "--dsn", serverDsn, stdout=full)
+        error = process.popen.communicate(timeout=PATIENCE)[1]
+    assert process.popen.returncode == 1
+    assert error.count("\n") == 1 and "the output cannot be written: No space left" in error
+
+
+@pytest.mark.parametrize("arguments", [[], ["size"]])
+def test_no_standard_output_is_told_in_one_line(monkeypatch, capsys, arguments):
+    monkeypatch.setattr("sys.stdout", None)
+    assert command.main([*arguments, "--dsn", "dbname=none"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_reader_that_goes_away_ends_it_quietly(start):

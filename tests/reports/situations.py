@@ -3,7 +3,7 @@
 import logging
 
 from queuepool import Pool
-from tests.helpers import World
+from tests.helpers import PATIENCE, World
 
 
 class CostlyWorld(World):
@@ -51,7 +51,7 @@ def poolOf(count, kind, world, isSeeded=False, **options):
 
 
 def takeAll(pool):
-    return [pool.take(timeout=0) for _ in range(pool.capacity)]
+    return [pool.take(timeout=PATIENCE) for _ in range(pool.capacity)]
 
 
 def openAll(pool):

@@ -104,7 +104,7 @@ def test_capacity_is_within_one_of_the_truth(users, clock):
                 pool.sampleLoad()
         advice = pool.advise()
     assert advice.samples == duration
-    assert advice.least == advice.most
+    assert advice.capacity == advice.least == advice.most
     assert abs(advice.least - needed(users)) <= 1
     offered = sum(seconds for _, seconds in users) / duration
     assert advice.loadMean == pytest.approx(offered, rel=0.1)
@@ -224,6 +224,7 @@ def test_load_is_what_is_checked_out_opened_or_waited_for(world, clock):
 
 
 def test_who_gives_up_is_no_load_but_is_told(pool):
+    sample(pool, 1)
     with contextlib.ExitStack() as stack:
         for _ in range(2):
             stack.enter_context(pool.take())
@@ -272,6 +273,38 @@ def test_resized_or_in_a_child_process_the_samples_start_afresh(pool, change):
     assert pool.advise().samples == 0
     sample(pool, 2)
     assert pool.advise().samples == 2
+
+
+def test_what_was_counted_before_the_samples_is_not_held_against_the_capacity(pool):
+    with pool.take(), pool.take():
+        for _ in range(3):
+            with pytest.raises(PoolTimeout):
+                pool.take(timeout=0)
+    pool.resize(3)
+    sample(pool, 1)
+    with pool.take(), pool.take(), pool.take():
+        sample(pool)
+        with pytest.raises(PoolTimeout):
+            pool.take(timeout=0)
+    advice = pool.advise()
+    assert (advice.asked, advice.gaveUp) == (4, 1)
+    assert "1 of 4)" in advice.sentence
+    assert advice.stats.timeouts == 4
+
+
+def test_counters_are_forgotten_with_the_samples_of_their_time(pool):
+    def fail():
+        with pool.take(), pool.take(), pytest.raises(PoolTimeout):
+            pool.take(timeout=0)
+
+    sample(pool, 1)
+    fail()
+    sample(pool, MEMORY - 1)
+    assert pool.advise().gaveUp == 1
+    sample(pool, 1)
+    assert pool.advise().gaveUp == 0
+    fail()
+    assert (pool.advise().asked, pool.advise().gaveUp) == (3, 1)
 
 
 def test_stopping_the_recycler_loses_no_samples(pool):
@@ -341,7 +374,9 @@ def test_it_says_which_limit_costs_how_many_opens(clock, world, limit, value, re
     assert advice.savings == ((limit, value, closes, 0.5 * closes),)
     assert f"{limit}={value} had closed" in advice.sentence
     assert f"{100 * closes / 20:.1f} % of takes" in advice.sentence
-    assert ("minOpen=0" in advice.sentence) == (reason is Reason.IDLE)
+    assert ("or raise minOpen, which is 0." in advice.sentence) == (reason is Reason.IDLE)
+    word = "higher" if reason is Reason.USAGE else "longer"
+    assert f"closed {closes}: a {word} one saves" in str(advice)
     assert f"up to {0.5 * closes:.3f} s" in str(advice)
     assert advice.costs == "opening"
 
@@ -383,6 +418,26 @@ def test_limit_that_was_lifted_meanwhile_is_not_advised(pool):
     stats = pool.stats()._replace(takes=20, opens=20, closesByReason={
         **pool.stats().closesByReason, Reason.USAGE: 19})
     advice = adviceFrom("web", stats, [1] * 600, True, 0, {**LIMITS, "maxUsageCount": None})
+    assert advice.sentence == "The capacity of 2 is right."
+    assert "  maxUsageCount closed 19 before it was lifted\n" in f"{advice}\n"
+
+
+def withCloses(pool, takes, **closes):
+    return pool.stats()._replace(takes=takes, opens=70, openTime=1.0, closesByReason={
+        **pool.stats().closesByReason, **{Reason[name]: count for name, count in closes.items()}})
+
+
+def test_more_closes_than_takes_are_not_blamed_on_takes(pool):
+    stats = withCloses(pool, 1, AGE=60)
+    advice = adviceFrom("web", stats, [1] * 600, True, 2, LIMITS)
+    assert advice.sentence == ("The capacity is enough, but maxOpenTime=300.0 closed 60, mostly "
+                               "opened again for minOpen: raise it.")
+    assert "at most 100.0 % of takes" in adviceFrom(
+        "web", stats, [1] * 600, True, 0, LIMITS).sentence
+
+
+def test_limit_of_a_pool_that_nobody_uses_is_not_advised(pool):
+    advice = adviceFrom("web", withCloses(pool, 0, AGE=1), [1] * 600, True, 0, LIMITS)
     assert advice.sentence == "The capacity of 2 is right."
 
 
