@@ -11,6 +11,7 @@ import contextlib
 import difflib
 import inspect
 import logging
+import os
 import re
 import select
 import socket
@@ -480,11 +481,18 @@ _leaked: list[object] = []
 
 
 def leak(thing: object) -> None:
-    """Keep something from ever being freed in this process, its end included.
+    """Leave a connection to the parent process, which has opened it.
 
-    For what the parent process has open: a driver may say goodbye to the server when its
-    connection is freed, which would end the parent's session.
+    A dead socket takes the place of its own in this process, so that not even a cursor of it can
+    speak on the parent's. Nor is it ever freed here, the end of the process included: a driver
+    without a public ``fileno()`` may say goodbye to the server then.
     """
+    with contextlib.suppress(Exception):  # it is closed, or an agent's that fails
+        fileno = _fileno(thing)
+        if fileno is not None:
+            dead, other = socket.socketpair()
+            with dead, other:
+                os.dup2(dead.fileno(), fileno, inheritable=False)
     if ctypes is None:
         _leaked.append(thing)  # which Python frees at its end
     else:
