@@ -8,19 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import logging
-import select
-import socket
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from queuepool import errors
+from queuepool import errors, postgres
+from queuepool.dbapi import chain, shutDown, within
 from queuepool.elsewhere import Elsewhere
 from queuepool.pool import CloseOnException, Pool
-from queuepool.resource import Resource
 from queuepool.watchdog import timeLimit
 
 try:
@@ -29,12 +25,10 @@ except ImportError as error:
     raise ImportError(
         "queuepool.psycopg2 needs the driver psycopg2, which cannot be imported "
         f"({error}). Install it: pip install psycopg2-binary", name="psycopg2") from error
-from psycopg2.extensions import (STATUS_READY, TRANSACTION_STATUS_ACTIVE, TRANSACTION_STATUS_IDLE,
-                                 TRANSACTION_STATUS_INERROR, TRANSACTION_STATUS_UNKNOWN, connection,
-                                 get_wait_callback, make_dsn)
+from psycopg2.extensions import STATUS_READY, connection, get_wait_callback
 
-from queuepool.libpq import (FACTORIES, UNREACHED, buildDsn, checkOptions, connectTimeout,
-                             isPermanent, withoutSecrets)
+from queuepool.libpq import CONNINFO, buildDsn, checkOptions
+from queuepool.postgres import ACTIVE, IDLE, INERROR, UNKNOWN, ServerRole, ofTaken
 from queuepool.session import Session, commit, execute
 
 IsolationLevel = int | str | None
@@ -42,15 +36,8 @@ ServerState = bool | str | None
 Configure = Callable[[connection], object] | None
 Reset = Literal["discard"] | Callable[[connection], object] | None
 
-logger = logging.getLogger("queuepool")
-
 #: The ``closed`` of a connection that was not closed by this program.
 LOST = 2
-
-#: Seconds. A connection younger than this leads to the server to which a new one would lead, so
-#: its errors do not invalidate the others. Without this rule a server that stays read-only would
-#: have all its connections replaced at every write.
-FRESH_TIME = 1.0
 
 
 class PoolTimeout(errors.PoolTimeout, psycopg2.OperationalError):
@@ -88,11 +75,7 @@ def _ofConnection(use: str) -> Any:
                      f"use the 'resource' of what take() returned")
 
 
-def _ofTaken(use: str) -> Any:
-    return Elsewhere(f"take a connection first: 'with pool.take() as conn: {use}'")
-
-
-class Connection(Resource):
+class Connection(postgres.Connection):
     """A connection; ``with pool.take() as conn`` hands out psycopg2's own connection.
 
     ``take`` without ``with`` returns this object; its ``resource`` is psycopg2's connection.
@@ -102,6 +85,15 @@ class Connection(Resource):
     ``psycopg2.connect``. One that is a callable is called at each open and returns the argument,
     such as a password that changes; only ``connection_factory`` and ``cursor_factory`` are passed
     on as they are.
+
+    A put rolls back an open transaction, and sets back the settings of psycopg2, the cursor
+    factory, typecasters, encoding, notices and notifications. If the server has reported another
+    superuser status, as after SET ROLE or SET SESSION AUTHORIZATION, the whole session is
+    discarded, and set up as after open. A connection that is lost or still runs a statement is
+    closed. All that blocks for one round trip for each thing that has to be done; a clean
+    connection costs none. No answer to what the pool asks is waited for longer than
+    ``pingTimeout``: then the connection is closed. A statement that another thread begins
+    meanwhile is waited for.
 
     - ``pingTime``: a connection that was idle for more than this many seconds is handed out only
       after the server has answered on it. None: the server is never asked.
@@ -118,6 +110,9 @@ class Connection(Resource):
 
     resource: connection | None
 
+    _driver = psycopg2
+    _conninfo = CONNINFO
+
     if not TYPE_CHECKING:  # a type checker says itself that there is no such attribute
         cursor = _ofConnection("conn.cursor()")
         commit = _ofConnection("conn.commit()")
@@ -130,31 +125,14 @@ class Connection(Resource):
                  autocommit: bool | None = None, *args: Any, pingTime: float | None = 30.0,
                  pingTimeout: float = 3.0, reset: Reset = None, configure: Configure = None,
                  **kwargs: Any) -> None:
-        super().__init__(name)
-        if reset is not None and reset != "discard" and not callable(reset):
-            raise ValueError(f"reset must be None, 'discard' or a callable, not a value of type "
-                             f"{type(reset).__name__}")
-        if configure is not None and not callable(configure):
-            raise TypeError(f"configure must be None or a callable, not a value of type "
-                            f"{type(configure).__name__}")
-        if pingTime is not None:
-            _checkSeconds("pingTime must be None or", pingTime)
-        _checkSeconds("pingTimeout must be", pingTimeout)
+        super().__init__(name, psycopg2.connect, *args, reset=reset, configure=configure,
+                         pingTime=pingTime, pingTimeout=pingTimeout, **kwargs)
         checkOptions(kwargs, ("pingTime", "pingTimeout", "reset", "configure"))
+        self.pingTime = pingTime
         self.isolation_level = isolation_level
         self.readonly = readonly
         self.deferrable = deferrable
         self.autocommit = autocommit
-        self.pingTime = pingTime
-        self.pingTimeout = pingTimeout
-        self.reset = reset
-        self.configure = configure
-        self._args = args
-        self._kwargs = kwargs
-        #: psycopg2's own connection. An agent that traces programs may wrap ``resource`` around it.
-        self._raw: Any = None
-        #: Whether what open raises comes from what is done to a connection that was made.
-        self._isSettingUp = False
 
     def open(self) -> None:
         """Connect, and call ``configure``.
@@ -165,141 +143,39 @@ class Connection(Resource):
         Sends no statement of its own, unless ``autocommit`` comes with other settings; after
         ``configure`` it asks what that listens to.
         """
-        conn = self.resource = self._connect()
-        self._isSettingUp = True
-        raw = self._raw = _unwrap(conn)
-        self.handOut(conn)
-        self._poll = _poller(raw.fileno())
-        self._setUp()
-        self._isSettingUp = False
         super().open()
 
-    def _connect(self) -> connection:
-        pool = self.pool
-        self._isSettingUp = False
-        generation = pool and pool.generation
-        startedAt = pool.clock() if pool else 0.0
-        args = [value() if number == 0 and callable(value) else value
-                for number, value in enumerate(self._args)]
-        kwargs = {key: value() if callable(value) and key not in FACTORIES else value
-                  for key, value in self._kwargs.items()}
-        isCut = False
-        try:
-            dsn = args[0] if args else kwargs.get("dsn")
-            timeout = connectTimeout(dsn, kwargs, self.timeLeft)
-            if timeout is not None:
-                isCut = timeout != connectTimeout(dsn, kwargs, None)
-                kwargs["connect_timeout"] = timeout
-                if get_wait_callback() is not None:
-                    _watch(args, kwargs, timeout)
-            conn: connection = psycopg2.connect(*args, **kwargs)
-        except psycopg2.Error as error:
-            text = withoutSecrets(str(error))
-            if text != str(error):
-                error.args = (text,)
-            # One that only had too little time says nothing about what is open already.
-            if isinstance(error, psycopg2.OperationalError) and UNREACHED.search(text) and not (
-                    isCut and "timeout expired" in text):
-                self._invalidate(generation, startedAt)
-            raise
-        return conn
+    def _watchConnect(self, args: list[Any], kwargs: dict[str, Any], seconds: int) -> None:
+        if get_wait_callback() is not None:
+            _watch(args, kwargs, seconds)
+
+    def _unwrap(self, conn: Any) -> Any:
+        return _unwrap(conn)
 
     def _setUp(self) -> None:
         """Set up a session to which nothing was done yet."""
+        self._status = self._raw.get_transaction_status
         settings = dict(isolation_level=self.isolation_level, readonly=self.readonly,
                         deferrable=self.deferrable, autocommit=self.autocommit)
-        self._session = Session(self._raw, self.resource, settings, self.configure)
-
-    def isTransient(self, error: Exception) -> bool:
-        """Return False for what a server or libpq refuses for good, such as a wrong password.
-
-        It is recognised by the English text: psycopg2 has no SQLSTATE for a failed connect. What
-        ``configure`` raises is transient only if it is psycopg2's OperationalError.
-        """
-        if isinstance(error, psycopg2.OperationalError):
-            return not isPermanent(str(error))
-        return not self._isSettingUp and not isinstance(error, psycopg2.Error)
-
-    def hasOpen(self, thing: object) -> bool:
-        """Tell whether it is this connection, or what an agent has wrapped around it."""
-        return thing is self.resource or thing is self._raw
-
-    def abandon(self) -> None:
-        """Forget the connection: it is the parent process's."""
-        self._raw = None
-        super().abandon()
+        self._session = Session(self._raw, self.resource, settings, self.configure,
+                                partial(within, self._raw, self.pingTimeout))
+        self._role = ServerRole(self._raw.get_parameter_status)
 
     def close(self) -> None:
         """Close the connection. Never waits for a statement that another thread runs on it.
 
         That one fails then, and its connection is closed by psycopg2, in the thread it runs in.
         """
-        conn, raw, self.resource, self._raw = self.resource, self._raw, None, None
-        try:
-            if raw is None:  # what connect returned was no connection
-                if conn is not None:
-                    conn.close()
-            elif not raw.closed:
-                # close() would wait for the statement, or free what a COPY is using.
-                if raw.get_transaction_status() == TRANSACTION_STATUS_ACTIVE:
-                    with contextlib.suppress(psycopg2.Error):  # it ended just now
-                        _shutDown(raw.fileno())
-                else:
-                    raw.close()
-        finally:
-            super().close()
+        super().close()
 
-    def takeRepair(self) -> None:
-        """Close the connection if the server has closed it.
-
-        Usually sends nothing: an idle connection has nothing to read unless the server closed it,
-        or sent something unasked. Blocks for at most ``pingTimeout`` seconds, and not longer than
-        the take may; and only if the connection was idle for longer than ``pingTime``, or got a
-        notice, or a notification for which somebody forgot to UNLISTEN.
-        """
-        raw = self._raw
-        if raw is None:
-            return
-        # By a user who still refers to it, or who still runs something on it.
-        if raw.get_transaction_status() in (TRANSACTION_STATUS_ACTIVE, TRANSACTION_STATUS_UNKNOWN):
-            self.close()
-            return
-        hasToAsk = False
-        try:
-            if self._poll(0):
-                hasToAsk = self._readUnasked(raw)
-        except psycopg2.Error:
-            self.close()
-            return
-        idleTime = self.idleTime
-        wasIdleLong = (self.pingTime is not None and idleTime is not None
-                       and idleTime > self.pingTime)
-        if wasIdleLong or hasToAsk:
-            self._ping(raw, wasIdleLong)
-
-    def putRepair(self) -> None:
-        """Undo what its user left behind, and do what ``reset`` says.
-
-        Rolls back an open transaction, and sets back the settings of psycopg2, the cursor factory,
-        typecasters, encoding, notices and notifications. If the server has reported another
-        superuser status, as after SET ROLE or SET SESSION AUTHORIZATION, the whole session is
-        discarded, and set up as after open. Closes the connection if it is lost or still runs a
-        statement. Blocks for one round trip for each thing that has to be done; a clean connection
-        costs none. Raises what psycopg2, ``reset`` and ``configure`` raise. A statement that
-        another thread begins meanwhile is waited for.
-        """
-        raw = self._raw
-        if raw is None:
-            return
-        if not self._clean(raw):
-            self.close()
-        elif self.reset is not None:
-            if self.reset == "discard":
-                self._discard()
+    def _end(self, raw: connection) -> None:
+        if not raw.closed:
+            # close() would wait for the statement, or free what a COPY is using.
+            if raw.get_transaction_status() == ACTIVE:
+                with contextlib.suppress(psycopg2.Error):  # it ended just now
+                    shutDown(raw.fileno())
             else:
-                self.reset(self.resource)  # type: ignore[arg-type]
-                if not self._clean(raw):
-                    self.close()
+                raw.close()
 
     def _clean(self, raw: connection) -> bool:
         """Undo what its user left behind. Return False if it cannot be used again."""
@@ -308,38 +184,32 @@ class Connection(Resource):
         # A closed connection's status is UNKNOWN. After a COMMIT by hand the server is idle, but
         # psycopg2 believes that it is in a transaction, and would not send the next BEGIN.
         status = raw.get_transaction_status()
-        if status != TRANSACTION_STATUS_IDLE or raw.status != STATUS_READY:
-            if status in (TRANSACTION_STATUS_ACTIVE, TRANSACTION_STATUS_UNKNOWN):
+        if status != IDLE or raw.status != STATUS_READY:
+            if status in (ACTIVE, UNKNOWN):
                 return False
-            if status == TRANSACTION_STATUS_INERROR and session.becameReadOnly():
-                self._invalidateOlder()
+            if status == INERROR and self._hasFailedOver(raw):
                 return False
             session.rollBack()
-            self._tellRolledBack(status)
+            if status != IDLE:
+                self._tellRolledBack()
             wasDirty = True
         if not session.restore(wasDirty):
-            logger.warning(
-                "pool %s: %r was put while somebody is in a block of 'with conn', such as a "
-                "generator that has not ended; it is closed, because the end of that block would "
-                "end the transaction of another user [queuepool:in-block]", self.pool, self.name)
+            self._tellInBlock("'with conn'")
             return False
         if raw.get_parameter_status("is_superuser") != session.isSuperuser:
             self._discard()
         return True
 
-    def _tellRolledBack(self, status: int) -> None:
-        """Leave a trace of a write that may be lost."""
-        if status != TRANSACTION_STATUS_IDLE and logger.isEnabledFor(logging.DEBUG):
-            trace = self.takeTrace
-            logger.debug(
-                "pool %s: %r was put in the middle of a transaction, which was rolled back, by "
-                "thread %r%s%s", self.pool, self.name, threading.current_thread().name,
-                "; it was taken at:\n" if trace else "", trace or "")
-
     def _discard(self) -> None:
         """Discard the whole session, and set it up as after open."""
-        self._raw.reset()
+        with self._within(self._raw):
+            self._raw.reset()
         self._setUp()
+
+    def _isReadOnlyByChoice(self, raw: connection) -> bool:
+        # A closed connection knows nothing any more.
+        return not raw.closed and self._role.isReadOnlyByChoice(
+            raw.readonly, raw.info.dsn_parameters.get("target_session_attrs"))
 
     def _readUnasked(self, raw: connection) -> bool:
         """Read what the server sent unasked. Raises psycopg2.Error if it closed the connection.
@@ -353,57 +223,15 @@ class Connection(Resource):
         hasNotices, raw.notices = bool(raw.notices), sink
         return hasNotices or self._session.hearsOthers()
 
-    def _ping(self, raw: connection, wasIdleLong: bool) -> None:
-        """Ask the server. If it does not answer in time, close this one, and all older ones.
-
-        Those stay open if nothing is known of the server: the take had less time than pingTimeout,
-        or no thread could be started, or only a notice was the reason to ask. libpq has no timeout
-        for an answer, so another thread shuts the socket down.
-        """
-        timeLeft = self.timeLeft
-        isCut = timeLeft is not None and timeLeft < self.pingTimeout
-        seconds: Any = timeLeft if isCut else self.pingTimeout
+    def _ask(self, raw: connection) -> bool:
         session = self._session
         hasToForget = session.hearsOthers()
-        isSilent = wasIdleLong
-        try:
-            with timeLimit(seconds, partial(_shutDown, raw.fileno())) as limit:
-                # SHOW takes no snapshot: a deferrable transaction would have to wait for one.
-                execute(raw, session.unlistenOthers if hasToForget else "SHOW server_version")
-                commit(raw)
-            if not limit.isOver:
-                if hasToForget:
-                    session.forgetOthers()
-                return
-            isSilent = wasIdleLong and not isCut
-        except psycopg2.InterfaceError:  # a user who still refers to it has closed it
-            isSilent = False
-        except psycopg2.Error:
-            isSilent = wasIdleLong and not (isCut and limit.isOver)
-        except RuntimeError:  # no thread can be started
-            isSilent = False
-        self.close()
-        if isSilent:
-            self._invalidate(self.generation)
-
-    def _invalidate(self, generation: object, newerThan: float | None = None) -> None:
-        """Invalidate what the pool opened in this generation, unless somebody has done so.
-
-        With ``newerThan`` only if the pool opened something in it, and nothing since that instant.
-        """
-        pool = self.pool
-        if pool is None or pool.generation is not generation:
-            return
-        if newerThan is not None:
-            newest = pool.newestOpenedAt
-            if newest is None or newest >= newerThan:
-                return
-        pool.invalidate()
-
-    def _invalidateOlder(self) -> None:
-        """Invalidate all others of the pool, unless this one is new: then they are as good."""
-        if (self.age or 0.0) >= FRESH_TIME:
-            self._invalidate(self.generation)
+        # SHOW takes no snapshot: a deferrable transaction would have to wait for one.
+        execute(raw, session.endOthers if hasToForget else "SHOW server_version")
+        commit(raw)
+        if hasToForget:
+            session.forgetOthers()
+        return True
 
     if TYPE_CHECKING:
         def __enter__(self) -> connection: ...  # type: ignore[override]
@@ -418,11 +246,9 @@ class Connection(Resource):
         raw = self._raw
         if raw is None:
             return
-        ours = [each for each in _chain(error) if isinstance(each, psycopg2.Error)
+        ours = [each for each in chain(error) if isinstance(each, psycopg2.Error)
                 and (each.cursor is None or each.cursor.connection is raw)]
-        if any(each.pgcode == "25006" for each in ours) and not (
-                self._session.isReadOnlyByChoice()):
-            self._invalidateOlder()
+        self._noteStates(raw, [each.pgcode for each in ours])
         if raw.closed == LOST:
             reason = (raw.info.error_message or "").strip()
             for each in ours:
@@ -439,20 +265,6 @@ def _addReason(error: psycopg2.Error, reason: str) -> None:
         error.args = (reason,)
     elif reason and reason not in text and isinstance(error, psycopg2.InterfaceError):
         error.args = (f"{text}: {reason}",)
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    """Return an exception and all those behind it: causes, contexts and members of groups."""
-    found: dict[int, BaseException] = {}
-    pending: list[BaseException | None] = [error]
-    while pending:
-        each = pending.pop(0)
-        if each is not None and id(each) not in found:
-            found[id(each)] = each
-            pending += [each.__cause__, each.__context__]
-            if isinstance(each, BaseExceptionGroup):
-                pending += each.exceptions
-    return list(found.values())
 
 
 def _unwrap(conn: Any) -> Any:
@@ -487,7 +299,7 @@ def _watch(args: list[Any], kwargs: dict[str, Any], seconds: int) -> None:
     def end(conn: Any) -> float:
         # ValueError: there is no socket yet, while libpq asks for an address.
         with contextlib.suppress(psycopg2.Error, ValueError):
-            _shutDown(conn.fileno())
+            shutDown(conn.fileno())
         return seconds
 
     def connect(dsn: str, **options: Any) -> Any:
@@ -512,33 +324,6 @@ def _watch(args: list[Any], kwargs: dict[str, Any], seconds: int) -> None:
         kwargs["connection_factory"] = connect
 
 
-def _poller(fileno: int) -> Callable[[int], list[Any]]:
-    """Return a function that, called with 0, tells without blocking whether there is data."""
-    if not hasattr(select, "poll"):
-        return lambda timeout: select.select([fileno], [], [], timeout)[0]
-    poller = select.poll()
-    poller.register(fileno, select.POLLIN)
-    return poller.poll
-
-
-def _shutDown(fileno: int) -> None:
-    """End a connection; a thread that waits for an answer on it fails at once."""
-    with contextlib.suppress(OSError):
-        link = socket.socket(fileno=fileno)
-        try:
-            link.shutdown(socket.SHUT_RDWR)
-        finally:
-            link.detach()  # the descriptor is the connection's
-
-
-def _checkSeconds(rule: str, value: object) -> None:
-    isNumber = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not (isNumber and value >= 0):  # type: ignore[operator]
-        raise ValueError(
-            f"{rule} a number of seconds >= 0, not "
-            f"{value if isNumber else f'a value of type {type(value).__name__}'}")
-
-
 class ConnectionPool(Pool[Connection]):
     """A pool of up to ``capacity`` connections, which it opens itself.
 
@@ -556,11 +341,11 @@ class ConnectionPool(Pool[Connection]):
     """
 
     if not TYPE_CHECKING:
-        cursor = _ofTaken("conn.cursor()")
-        commit = _ofTaken("conn.commit()")
-        rollback = _ofTaken("conn.rollback()")
-        autocommit = _ofTaken("conn.autocommit")
-        execute = _ofTaken("conn.cursor()")
+        cursor = ofTaken("conn.cursor()")
+        commit = ofTaken("conn.commit()")
+        rollback = ofTaken("conn.rollback()")
+        autocommit = ofTaken("conn.autocommit")
+        execute = ofTaken("conn.cursor()")
 
     timeoutError = PoolTimeout
     busyError = PoolBusy
@@ -593,9 +378,7 @@ class ConnectionPool(Pool[Connection]):
             leakTrace=leakTrace, raiseDeadlock=raiseDeadlock, histograms=histograms, clock=clock)
         # What is wrong is to be told here, and not by the first take.
         make(name)
-        make_dsn(buildDsn(name, None if callable(dsn) else dsn), **{
-            key: value for key, value in connectOptions.items()
-            if key not in FACTORIES and not callable(value)})
+        CONNINFO.tryOut(name, dsn, connectOptions)
 
     if TYPE_CHECKING:
         def put(self, resource: Connection | connection) -> None: ...

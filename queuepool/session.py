@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from operator import attrgetter
 from typing import Any
 
 from psycopg2 import Error, ProgrammingError
 from psycopg2.extensions import (STATUS_READY, TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INERROR,
-                                 connection, cursor, quote_ident)
+                                 connection, cursor)
 
-from queuepool.errors import poolError
+from queuepool.postgres import Listening, configureError
 
 #: The settings of psycopg2's set_session, and the client encoding.
 _settings = attrgetter("isolation_level", "readonly", "deferrable", "autocommit", "encoding")
@@ -25,37 +26,36 @@ class Session:
     """A session that was set up, and what it looked like then.
 
     ``raw`` is psycopg2's own connection, ``conn`` what is handed out: an agent that traces
-    programs may have wrapped it around ``raw``.
+    programs may have wrapped it around ``raw``. What sends something at a put does so ``within`` a
+    time limit.
     """
 
     def __init__(self, raw: Any, conn: Any, settings: Mapping[str, Any],
-                 configure: Callable[[Any], object] | None) -> None:
+                 configure: Callable[[Any], object] | None,
+                 within: Callable[[], AbstractContextManager[Any]]) -> None:
         """Set it up: make the settings of ``set_session``, call ``configure`` and commit."""
         self._raw = raw
+        self._within = within
         self._enterBlock = partial(connection.__enter__, raw)
         self._leaveBlock = partial(connection.__exit__, raw, Exception, None, None)
         #: Whether to leave a block calls no code of the user's.
         self._mayLeave = type(raw).rollback is connection.rollback
         if raw.status != STATUS_READY:  # left by a connection_factory
-            commit(raw)
+            with within():
+                commit(raw)
         if any(value is not None for value in settings.values()):
-            raw.set_session(**settings)
-        channels: list[str] = []
+            with within():
+                raw.set_session(**settings)
+        self._listening = Listening()
         raw.notices, raw.notifies = [], []
         if configure is not None:
             configure(conn)
             if raw.get_transaction_status() == TRANSACTION_STATUS_INERROR:
-                raise poolError(
-                    "configure", "configure left a transaction in which a statement has failed, "
-                    "so what it did would be rolled back")
-            commit(raw)
-            self._leaveBlock()
-            channels = _listeningChannels(raw)
-        #: What configure listens to.
-        self._channels = frozenset(channels)
-        #: In one transaction, so that no notification for configure's channels is missed.
-        self.unlistenOthers = "; ".join(
-            ["UNLISTEN *", *(f"LISTEN {quote_ident(channel, raw)}" for channel in channels)])
+                raise configureError()
+            with within():
+                commit(raw)
+                self._leaveBlock()
+                self._listening = Listening.ask(raw, run, Error)
         #: The objects of configure that collect them, or None: each user gets an empty list.
         self._notices, self._notifies = (None if type(sink) is list else sink
                                          for sink in (raw.notices, raw.notifies))
@@ -67,17 +67,17 @@ class Session:
         self._stringTypes, self._binaryTypes = dict(raw.string_types), dict(raw.binary_types)
         #: What the server reports unasked. It changes with the rights, as by SET ROLE.
         self.isSuperuser = raw.get_parameter_status("is_superuser")
-        self._wasReadOnly = self._isReadOnly()
 
     # -- what its user left behind
 
     def rollBack(self) -> None:
         """Roll back what was begun, by psycopg2 or by hand."""
         raw = self._raw
-        raw.rollback()
-        if raw.get_transaction_status() != TRANSACTION_STATUS_IDLE:
-            # A BEGIN by hand under autocommit: psycopg2 does not know of it.
-            execute(raw, "ROLLBACK")
+        with self._within():
+            raw.rollback()
+            if raw.get_transaction_status() != TRANSACTION_STATUS_IDLE:
+                # A BEGIN by hand under autocommit: psycopg2 does not know of it.
+                execute(raw, "ROLLBACK")
 
     def restore(self, wasDirty: bool) -> bool:
         """Set back what its user changed of psycopg2's connection. Send nothing if it is clean.
@@ -94,7 +94,8 @@ class Session:
                 return False
             self._leaveBlock()
         if self._readSettings(raw) != self._settings:
-            self._restoreSettings()
+            with self._within():
+                self._restoreSettings()
         if raw.cursor_factory is not self._cursorFactory:
             raw.cursor_factory = self._cursorFactory
         if raw.string_types or raw.binary_types or self._stringTypes or self._binaryTypes:
@@ -121,8 +122,8 @@ class Session:
 
     def _restoreSinks(self) -> None:
         if self.hearsOthers():
-            execute(self._raw, self.unlistenOthers)
-            commit(self._raw)
+            with self._within():
+                run(self._raw, self._listening.endOthers)
         self._emptySinks()
 
     def hearsOthers(self) -> bool:
@@ -134,61 +135,21 @@ class Session:
         if notifies is self._notifies:
             return False
         return type(notifies) is not list or any(
-            each.channel not in self._channels for each in notifies)
+            each.channel not in self._listening.channels for each in notifies)
+
+    @property
+    def endOthers(self) -> str:
+        """The statement that ends what somebody forgot to UNLISTEN."""
+        return self._listening.endOthers
 
     def forgetOthers(self) -> None:
         """Remove those notifications."""
         self._raw.notifies = [
-            each for each in self._raw.notifies if each.channel in self._channels]
+            each for each in self._raw.notifies if each.channel in self._listening.channels]
 
     def _emptySinks(self) -> None:
         self._raw.notices = [] if self._notices is None else self._notices
         self._raw.notifies = [] if self._notifies is None else self._notifies
-
-    # -- fail-over
-
-    def _isReadOnly(self) -> bool:
-        """Tell whether the server says that a transaction is read-only unless it asks not to."""
-        return "on" in (self._raw.get_parameter_status("in_hot_standby"),
-                        self._raw.get_parameter_status("default_transaction_read_only"))
-
-    def becameReadOnly(self) -> bool:
-        """Tell whether the server says that it has become read-only since the set-up.
-
-        A user who handles the error of a write himself leaves no other sign of a fail-over.
-        """
-        return not self._wasReadOnly and self._isReadOnly() and not self.isReadOnlyByChoice()
-
-    def isReadOnlyByChoice(self) -> bool:
-        """Tell whether the transaction is read-only because its user, or the pool's, wanted it."""
-        raw = self._raw
-        if raw.closed:  # a closed connection knows nothing any more
-            return False
-        if raw.readonly or raw.info.dsn_parameters.get("target_session_attrs") in (
-                "read-only", "standby", "prefer-standby"):
-            return True
-        # Reported since PostgreSQL 14. Before that it is not known, so the answer is no.
-        isStandby = raw.get_parameter_status("in_hot_standby") != "off"
-        default = raw.get_parameter_status("default_transaction_read_only")
-        if isStandby or default is None:
-            return False
-        # With "off" it is SET TRANSACTION READ ONLY, with "on" from the start a setting of the
-        # role or of the database.
-        return default == "off" or self._wasReadOnly
-
-
-def _listeningChannels(raw: connection) -> list[str]:
-    """Return what the session listens to."""
-    try:
-        # A name: for text configure may have registered a typecaster.
-        channels: list[str] = execute(raw, "SELECT pg_listening_channels()::name")
-    except Error:  # such as of a server that speaks PostgreSQL's protocol only
-        if raw.closed:
-            raise
-        raw.rollback()
-        return []
-    commit(raw)
-    return channels
 
 
 def _restoreTypes(types: dict[int, Any], own: dict[int, Any]) -> None:
@@ -211,3 +172,10 @@ def execute(raw: connection, statement: str) -> list[Any]:
     with cursor(raw) as cur:
         cur.execute(statement)
         return [row[0] for row in cur] if cur.description else []
+
+
+def run(raw: connection, statement: str) -> list[Any]:
+    """Run a statement in a transaction of its own, and return the first column of its rows."""
+    rows = execute(raw, statement)
+    commit(raw)
+    return rows

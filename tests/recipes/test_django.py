@@ -53,7 +53,41 @@ reports.pool.close()
 
 
 def test_a_pool_beside_the_orm_of_django(output, postgresql):
-    [block] = pythonBlocks()["Django"]
+    [block] = pythonBlocks()["Beside Django's ORM"]
     printed = output("program.py", program=PROGRAM, reports=block)
     assert printed.splitlines()[-3:] == [
         "during atomic: 0", "after it: 1", f"test_{postgresql.info.dbname}"]
+
+
+ORM = """
+import os
+import sys
+
+sys.modules["psycopg"] = None
+import django
+from django.conf import settings
+from psycopg2.extensions import parse_dsn
+import databases
+
+given = parse_dsn(os.environ["DSN"])
+databases.DATABASES["default"].update(
+    NAME=given["dbname"], USER=given["user"], HOST=given["host"], PORT=given.get("port", ""))
+settings.configure(USE_TZ=True, DATABASES=databases.DATABASES)
+django.setup()
+from django.core.signals import request_finished
+from django.db import connection
+
+for _ in range(2):
+    with connection.cursor() as cur:
+        cur.execute("SELECT 6 * 7")
+        print(cur.fetchone()[0])
+    request_finished.send(None)
+stats = connection.pool.stats()
+print(stats.capacity, stats.opens, stats.takes, stats.taken, connection.pool.takeTimeout)
+"""
+
+
+def test_the_pool_behind_the_orm_of_django(output):
+    [block] = pythonBlocks()["Django"]
+    printed = output("program.py", program=ORM, databases=block)
+    assert printed.splitlines() == ["42", "42", "10 1 2 0 5.0"]
