@@ -173,7 +173,7 @@ def test_a_subclass_may_hand_out_what_it_wraps(clock):
 
 
 @pytest.mark.parametrize("enter", [enteredByWith, enteredByExitStack, enteredByCall])
-@pytest.mark.parametrize("opened", [Handle(), (1, 2), None], ids=repr)
+@pytest.mark.parametrize("opened", [Handle(), (1, 2), None], ids=["handle", "tuple", "None"])
 def test_hand_out_tells_what_is_handed_out(opened, enter):
     class Handing(Resource):
         def open(self):
