@@ -1,5 +1,6 @@
 """Fixtures for all tests."""
 
+import gc
 import signal
 
 import pytest
@@ -22,3 +23,10 @@ def interruptible():
     """Have SIGINT interrupt, here and in child processes, where a shell's ``&`` has it ignored."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cheapCollections():
+    """Have the collector not look at what was imported: many tests run it again and again."""
+    gc.collect()
+    gc.freeze()

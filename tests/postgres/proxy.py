@@ -40,7 +40,8 @@ class Proxy:
         self.isHolding = False
         self.loop = asyncio.new_event_loop()
         self._links = []
-        self._server = None
+        self._listener = None
+        self._accepting = set()
         # Bound but not listening it refuses connections, and nobody else gets the port.
         self._place = _bound(0)
         self.port = self._place.getsockname()[1]
@@ -119,16 +120,30 @@ class Proxy:
 
         self._run(all)
 
-    async def _listen(self):
-        if self._server is None:
-            listener = _bound(self.port)
-            self._server = await self.loop.create_server(
-                lambda: Link(self).client, sock=listener, backlog=100)
+    # Not asyncio's server: one that is closed loses who was just being accepted.
+    def _listen(self):
+        if self._listener is None:
+            self._listener = _bound(self.port)
+            self._listener.setblocking(False)
+            self._listener.listen(100)
+            self.loop.add_reader(self._listener, self._accept)
 
-    def _refuse(self):
-        server, self._server = self._server, None
-        if server is not None:
-            server.close()
+    def _accept(self):
+        with contextlib.suppress(BlockingIOError):
+            line, _ = self._listener.accept()
+            line.setblocking(False)
+            accepting = self.loop.create_task(
+                self.loop.connect_accepted_socket(lambda: Link(self).client, line))
+            self._accepting.add(accepting)
+            accepting.add_done_callback(self._accepting.discard)
+
+    async def _refuse(self):
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            self.loop.remove_reader(listener)
+            listener.close()
+        if self._accepting:
+            await asyncio.wait(self._accepting)
 
     async def _awaitEnd(self):
         while self._links:
