@@ -37,7 +37,7 @@ PREDECESSOR = "queuepool==1.3.2"
 
 #: The rounds of each part, and the seconds of one measurement.
 THOROUGH = dict(
-    busy=(5, 0.7), select=(5, 0.4), checkout=(5, 0.1), fairness=(2, 0.8), scaling=(3, 0.3),
+    busy=(5, 0.6), select=(5, 0.3), checkout=(5, 0.1), fairness=(2, 0.6), scaling=(3, 0.3),
     scale=(3, 0.1), imports=(7, None))
 QUICK = dict(
     busy=(1, 0.1), select=(1, 0.1), checkout=(1, 0.03), fairness=(1, 0.1), scaling=(1, 0.03),
@@ -90,10 +90,12 @@ class Worker:
 
     def __init__(self, environment, name, *args):
         path = [environment.former, ROOT] if name == FORMER else [ROOT]
+        # psycopg in Python is another thing to measure than what is used with a wheel.
         self.process = subprocess.Popen(
             [environment.python, "-m", "tests.benchmarks.worker", name, *args],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=environment.folder,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))})
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)),
+                 "PSYCOPG_IMPL": "binary"})
         #: Why it cannot be measured, or None.
         self.obstacle = json.loads(self.process.stdout.readline())
 
@@ -339,7 +341,7 @@ def measureSpeed(pythons, plan, output):
         with runPostgres(work / "busy") as server:
             for environment in environments:
                 found[environment.version]["busy"] = measureService(
-                    environment, rounds("busy", environment), [*real, NO_POOL], (10, 50),
+                    environment, rounds("busy", environment), [NO_POOL, *real], (10, 50),
                     server.get_uri(), seconds=plan["busy"][1])
         with onOneCore(), runPostgres(work / "select") as server:
             for environment in environments:

@@ -102,17 +102,18 @@ def describe(results):
          for title, sign, target, values in compare.reached(results)])
     yield "## Left out"
     yield table(["", "what", "why"], [
-        [title, name, why] for title, found in zip(titles, pythons.values())
-        for name, why in found["missing"].items()])
+        [title, ", ".join(name for name, reason in found["missing"].items() if reason == why), why]
+        for title, found in zip(titles, pythons.values())
+        for why in dict.fromkeys(found["missing"].values())])
     yield ("## SELECT 1 with 10 connections to a real PostgreSQL (autocommit, a rollback by the "
            "pool)")
     yield from describeService(pythons, "busy")
     yield "## SELECT 1 by one thread: what the pool adds, µs (client and server on one core)"
     yield table(
         ["", *titles],
-        [[name, *(f"{spread(figures(found, 'select', name, 'added'))} "
-                  f"to {short(figures(found, 'select', name, 'bare'))}"
-                  for found in pythons.values())] for name in namesOf(pythons, "select")])
+        [[name, *(f"{spread(of['added'])} to {short(of['bare'])}" if of else "–"
+                  for found in pythons.values() for of in [figures(found, "select", name)])]
+         for name in namesOf(pythons, "select")])
     yield "## Take and put of an open resource that does nothing, µs"
     for title, found in zip(titles, pythons.values()):
         threads = list(found["checkout"][OURS])
@@ -142,21 +143,24 @@ def describe(results):
 
 def describeService(pythons, part):
     for version, found in pythons.items():
-        rows = [[name, count, *(short(values[key]) for key in SERVICE)]
+        rows = [[name, count,
+                 *(f"{statistics.median(values[key]):,.{digits}f}"
+                   for key, (_, digits) in SERVICE.items())]
                 for count in ("10", "50")
                 for name, byCount in found[part].items() if count in byCount
                 for values in [byCount[count]]]
         if rows:
-            yield table([f"CPython {version}", "threads", *SERVICE.values()], rows)
+            yield table([f"CPython {version}", "threads",
+                         *(title for title, _ in SERVICE.values())], rows)
 
 
 SERVICE = {
-    "perSecond": "requests/s", "p50": "wait p50, ms", "p99": "p99", "max": "longest",
-    "least": "least served", "most": "most served"}
+    "perSecond": ("requests/s", 0), "p50": ("wait p50, ms", 2), "p99": ("p99", 2),
+    "max": ("longest", 2), "least": ("least served", 0), "most": ("most served", 0)}
 SCALE = {
     "checkout": "take and put, µs", "recycleLive": "recycle, nothing expired, ms",
     "recycleExpired": "recycle, everything expired, ms", "stats": "stats, ms",
-    "construction": "making the pool, ms", "memory": "memory of a closed slot, bytes"}
+    "construction": "making the pool, ms"}
 
 
 def namesOf(pythons, part):
@@ -211,7 +215,7 @@ def plot(folder, pythons):
     for axis, (version, found) in zip(axes.flat, pythons.items()):
         for name, costs in found["checkout"].items():
             lines[name], = axis.plot(
-                costs, [statistics.median(rounds) for rounds in costs.values()], marker=".",
+                list(costs), [statistics.median(rounds) for rounds in costs.values()], marker=".",
                 color=COLOURS[name], linewidth=3 if name == OURS else 1.2)
         axis.set(title=f"CPython {version}", xlabel="threads", ylabel="take and put, µs",
                  yscale="log")

@@ -24,7 +24,8 @@ def serve(rate, median=2.0, longest=8.0):
 
 def makeFound(**parts):
     return {"version": "3.13.0", "packages": {}, "missing": {}, "fairness": {}, "scaling": {},
-            "scale": {}, "recycling": {"p99": 1.0}, "import": {"queuepool": [1.0], "standard": []},
+            "scale": {}, "recycling": {"p99": 1.0},
+            "import": {"queuepool": [1.0], "standard": [1.0]},
             "busy": {}, "select": {}, "checkout": {OURS: {"1": [0.5]}, LIFO: {"1": [1.0]}}, **parts}
 
 
@@ -51,13 +52,24 @@ def test_a_target_whose_peers_are_missing_is_not_judged():
     assert list(judge(makeFound()).values()) == [None, None, None, "missed", None, None]
 
 
-def test_what_is_missed_or_left_out_is_told():
-    found = makeFound(missing={"psycopg2-binary": "no wheel"})
-    text = "\n".join(report.describe({
+def test_all_is_written_and_what_is_missed_or_left_out_is_told(tmp_path):
+    every = makeFound(busy={OURS: {"10": serve(9000.0), "50": serve(1.0)}},
+                      fairness={OURS: {"50": serve(2.0)}},
+                      scaling={LIFO: {"1": [10.0], "2": [5.0]}},
+                      select={OURS: {"added": [3.0], "bare": [16.0]}})
+    few = makeFound(missing={"psycopg2-binary": "no wheel", "psycopg2.pool": "no wheel"})
+    (tmp_path / "results.json").write_text(json.dumps({
         "machine": {"date": "today", "processor": "x", "cores": 2, "system": "y"},
-        "pythons": {"3.13t": found}}))
-    assert "| ≤ 0.4 | **0.5, missed** |" in text
-    assert "| CPython 3.13t | psycopg2-binary | no wheel |" in text
+        "pythons": {"3.13": every, "3.13t": few}}))
+    report.write(tmp_path)
+    text = (tmp_path / "results.md").read_text()
+    for row in ("| ≤ 0.4 | **0.5, missed** | **0.5, missed** |", "| ≤ 4 | 3 | – |",
+                "| CPython 3.13t | psycopg2-binary, psycopg2.pool | no wheel |",
+                f"| {OURS} | 10 | 9,000 | 2.00 | 2.00 | 8.00 | 1 | 2 |",
+                f"| {OURS} | 3 to 16 | – |", f"| {LIFO} | 100, 200: 2.00 | – |"):
+        assert row in text
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".md", ".png"}
+    assert report.newest({"3.13": every, "3.13t": few}) == ("3.13", every)
 
 
 def test_the_comparison_ends_with_an_error_if_a_target_is_missed(tmp_path, capsys):

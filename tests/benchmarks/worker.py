@@ -11,7 +11,6 @@ import statistics
 import sys
 import threading
 import time
-import tracemalloc
 from time import perf_counter
 
 from tests.benchmarks.contenders import ALL, SLOTS
@@ -129,15 +128,8 @@ def scale(contender, slots, seconds):
     clock.now += 1000.0
     recycleExpired = seconds_(expiring.recycle)
     assert expiring.stats().open == 0
-    tracemalloc.start()
-    before = tracemalloc.get_traced_memory()[0]
-    pool = build()
-    memory = (tracemalloc.get_traced_memory()[0] - before) / slots
-    tracemalloc.stop()
-    pool.close()
     return {"checkout": cost, "construction": construction * 1000, "stats": stats * 1000,
-            "recycleLive": recycleLive * 1000, "recycleExpired": recycleExpired * 1000,
-            "memory": memory}
+            "recycleLive": recycleLive * 1000, "recycleExpired": recycleExpired * 1000}
 
 
 def recycling(contender, slots, closeTime):
