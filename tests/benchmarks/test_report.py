@@ -88,15 +88,15 @@ class Terminal(io.StringIO):
 @pytest.mark.parametrize("kind", [io.StringIO, Terminal])
 def test_progress_tells_what_is_done_and_what_is_left(kind):
     clock, stream = FakeClock(), kind()
-    progress = Progress({"one": 2, "two": 1}, stream, clock)
-    for seconds in progress.steps("one", "A", (60.0, 120.0)):
-        clock.advance(seconds)
-    for _ in progress.steps("two", "A", "x"):
-        pass
+    progress = Progress({"one": 2, "two": 2}, stream, clock)
+    for part, times in {"one": (60.0, 120.0), "two": (6.0, 6.0)}.items():
+        for seconds in progress.steps(part, "A", times):
+            clock.advance(seconds)
     progress.end()
-    lines = ["A: one, 0 of 3 steps done, time left unknown",
-             "A: one, 1 of 3 steps done, about 2.0 minutes left",
-             "A: two, 2 of 3 steps done, about 1.5 minutes left"]
+    lines = ["A: one, 0 of 4 steps done, time left unknown",
+             "A: one, 1 of 4 steps done, about 3.0 minutes left",
+             "A: two, 2 of 4 steps done, about 3.0 minutes left",
+             "A: two, 3 of 4 steps done, about 0.1 minutes left"]
     assert stream.getvalue() == (
         "".join(f"\r{line}\x1b[K" for line in lines) + "\n" if kind is Terminal
         else f"{lines[0]}\n{lines[2]}\n")
