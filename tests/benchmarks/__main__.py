@@ -97,15 +97,20 @@ class Worker:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)),
                  "PSYCOPG_IMPL": "binary"})
         #: Why it cannot be measured, or None.
-        self.obstacle = json.loads(self.process.stdout.readline())
+        self.obstacle = json.loads(self.process.stdout.readline() or '"died when it was made"')
 
     def measure(self, what, **kwargs):
-        self.process.stdin.write(json.dumps([what, kwargs]) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        """Return what the process has measured, None if it has died of it."""
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(json.dumps([what, kwargs]) + "\n")
+            self.process.stdin.flush()
+            if line := self.process.stdout.readline():
+                return json.loads(line)
+        self.obstacle = f"died while it was measured ({what})"
 
     def stop(self):
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.stdout.close()
         self.process.wait()
 
@@ -153,14 +158,13 @@ class Environment:
         with contextlib.ExitStack() as stack:
             workers = {}
             for name in names:
-                worker = Worker(self, name, *args)
-                stack.callback(worker.stop)
-                if worker.obstacle is None:
-                    workers[name] = worker
-                else:
+                workers[name] = Worker(self, name, *args)
+                stack.callback(workers[name].stop)
+            yield {name: worker for name, worker in workers.items() if worker.obstacle is None}
+            for name, worker in workers.items():
+                if worker.obstacle is not None:
                     where = " with PostgreSQL" if args else ""
                     self.missing[name + where] = worker.obstacle
-            yield workers
 
 
 def measureCheckout(environment, rounds, names, counts, seconds):
@@ -235,12 +239,14 @@ def canServe(name, threads):
 
 
 def add(results, name, threads, figure):
-    results.setdefault(name, {}).setdefault(threads, []).append(figure)
+    if figure is not None:
+        results.setdefault(name, {}).setdefault(threads, []).append(figure)
 
 
 def columns(rows):
-    """Turn a list of dicts with the same keys into a dict of lists."""
-    return {key: [row[key] for row in rows] for key in rows[0]}
+    """Turn a list of dicts with the same keys into a dict of lists; leave out what is None."""
+    rows = list(filter(None, rows))
+    return {key: [row[key] for row in rows] for key in (rows[0] if rows else ())}
 
 
 @contextlib.contextmanager

@@ -28,7 +28,8 @@ def toCeiling(found):
 def toBestPeer(found):
     ours = rate(found, OURS, "50")
     return min((ratio(ours, rate(found, name, "50"))
-                for name in found["busy"] if name not in (OURS, FAIR, NO_POOL)), default=None)
+                for name, byThreads in found["busy"].items()
+                if name not in (OURS, FAIR) and "50" in byThreads), default=None)
 
 
 def longestToMedian(found):

@@ -30,9 +30,11 @@ def checkout(contender, threads, seconds):
         barrier.wait()
         until = span[0] + seconds
         count = 0
-        while perf_counter() < until:
+        while True:
             checkOut(batch)
             count += batch
+            if perf_counter() >= until:
+                break
         counts.append(count)
 
     barrier = threading.Barrier(threads, action=lambda: span.append(perf_counter()))
