@@ -1,10 +1,13 @@
 """The pools that are compared, each in its cheapest fair configuration.
 
 A contender has SLOTS connections: without a DSN such as do nothing, with one psycopg's own under
-autocommit. Its driver and its package are imported when it is made.
+autocommit, which its pool rolls back when they are returned (no message to the server then). Its
+driver and its package are imported when it is made.
 """
 
+import itertools
 import queue
+import threading
 from collections import deque
 from functools import partial
 from types import SimpleNamespace
@@ -37,17 +40,18 @@ class NoConnection:
         pass
 
 
-def connectPsycopg2(dsn):
-    import psycopg2
-
-    conn = psycopg2.connect(dsn)
-    conn.autocommit = True
-    return conn
-
-
 def connector(dsn):
     """Return what opens one connection."""
-    return NoConnection.connect if dsn is None else partial(connectPsycopg2, dsn)
+    if dsn is None:
+        return NoConnection.connect
+    import psycopg2
+
+    def connect():
+        conn = psycopg2.connect(dsn)
+        conn.autocommit = True
+        return conn
+
+    return connect
 
 
 class Contender:
@@ -57,6 +61,10 @@ class Contender:
     waits = True
     #: Whether it can hold real connections.
     isReal = True
+
+    def ofThread(self):
+        """Return what the calling thread works with."""
+        return self
 
     def lend(self, use):
         """Call ``use`` with a connection."""
@@ -141,6 +149,26 @@ class Psycopg2Pool(Contender):
             put(take())
 
 
+class Psycopg2PoolWaiting(Psycopg2Pool):
+    """Wait at a semaphore, since psycopg2.pool raises an exception when it is empty."""
+
+    waits = True
+
+    def __init__(self, dsn=None):
+        super().__init__(dsn)
+        self.free = threading.Semaphore(SLOTS)
+
+    def checkOut(self, times):
+        free, take, put = self.free, self.take, self.put
+        for _ in range(times):
+            with free:
+                put(take())
+
+    def lend(self, use):
+        with self.free:
+            super().lend(use)
+
+
 class Closing(Contender):
     """Have in common that a connection is given back by its close method."""
 
@@ -156,15 +184,27 @@ class Closing(Contender):
 
 class SqlAlchemy(Closing):
     def __init__(self, dsn=None):
+        self.take = self.build(
+            connector(dsn), pool_size=SLOTS,
+            reset_on_return=None if dsn is None else "rollback").connect
+
+    @staticmethod
+    def build(connect, **options):
         from sqlalchemy.pool import QueuePool
 
-        self.take = QueuePool(
-            connector(dsn), pool_size=SLOTS, max_overflow=0, use_lifo=True,
-            reset_on_return=None).connect
+        return QueuePool(connect, max_overflow=0, use_lifo=True, **options)
 
     @staticmethod
     def bare(conn):
         return conn.dbapi_connection
+
+
+class Fair(SqlAlchemy):
+    @staticmethod
+    def build(connect, **options):
+        from queuepool.sqlalchemy import FairPool
+
+        return FairPool(connect, **options)
 
 
 class DbUtils(Closing):
@@ -175,7 +215,7 @@ class DbUtils(Closing):
         connect.threadsafety = 2
         self.take = PooledDB(
             connect, mincached=SLOTS, maxcached=SLOTS, maxconnections=SLOTS,
-            blocking=True, reset=False, ping=0, failures=(OSError,)).connection
+            blocking=True, reset=dsn is not None, ping=0, failures=(OSError,)).connection
 
     @staticmethod
     def bare(conn):
@@ -251,13 +291,40 @@ class Floor(QueuePool):
         return self.items.pop()
 
 
-OURS, FORMER = "queuepool 2", "queuepool 1.3.2"
-PSYCOPG2, PSYCOPG = "psycopg2.pool", "psycopg_pool"
+class NoPool(Contender):
+    """Be what no pool can beat: each thread has a connection of its own and keeps it."""
+
+    waits = False
+
+    def __init__(self, dsn=None):
+        connect = connector(dsn)
+        self.conns = itertools.cycle([connect() for _ in range(SLOTS)])
+
+    def ofThread(self):
+        conn = next(self.conns)
+        return SimpleNamespace(lend=lambda use: use(conn))
+
+
+class PoolEach(Contender):
+    """Be a pool for each thread: there is nothing to share."""
+
+    isReal = False
+
+    def __init__(self, dsn=None):
+        self.ofThread = Ours
+
+
+OURS, FAIR, FORMER = "queuepool 2", "queuepool 2 FairPool (SQLAlchemy)", "queuepool 1.3.2"
+PSYCOPG2, PSYCOPG2_WAITING = "psycopg2.pool", "psycopg2.pool + semaphore"
 SQLALCHEMY, DBUTILS = "SQLAlchemy QueuePool", "DBUtils PooledDB"
-PSYCOPG_WITH = "psycopg_pool (with)"
+PSYCOPG, PSYCOPG_WITH = "psycopg_pool", "psycopg_pool (with)"
 LIFO, FLOOR = "bare LifoQueue", "floor"
+NO_POOL, POOL_EACH = "no pool: a connection a thread", "queuepool 2, a pool a thread"
 
 CONTENDERS = {
-    OURS: Ours, FORMER: Former, PSYCOPG2: Psycopg2Pool, SQLALCHEMY: SqlAlchemy, DBUTILS: DbUtils,
+    OURS: Ours, FAIR: Fair, FORMER: Former, PSYCOPG2: Psycopg2Pool,
+    PSYCOPG2_WAITING: Psycopg2PoolWaiting, SQLALCHEMY: SqlAlchemy, DBUTILS: DbUtils,
     PSYCOPG: PsycopgPool, PSYCOPG_WITH: PsycopgPoolWith, LIFO: BareQueue, FLOOR: Floor,
 }
+#: With those that are measured in one part only.
+ALL = CONTENDERS | {NO_POOL: NoPool, POOL_EACH: PoolEach}

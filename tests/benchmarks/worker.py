@@ -1,8 +1,9 @@
 """The process of one contender: it measures what it is asked to.
 
-``python -m tests.benchmarks.worker CONTENDER [DSN]`` reads requests from its standard input, one
-JSON object a line: the name of a function below and its arguments; and answers likewise. So each
-contender has its own interpreter and its own modules, and all can be measured in turns.
+``python -m tests.benchmarks.worker CONTENDER [DSN]`` first answers with null, or with the reason
+why the contender cannot be made. Then it reads requests from its standard input, one JSON object a
+line: the name of a function below and its arguments; and answers likewise. So each contender has
+its own interpreter and its own modules, and all can be measured in turns.
 """
 
 import json
@@ -10,10 +11,9 @@ import statistics
 import sys
 import threading
 import time
-import tracemalloc
 from time import perf_counter
 
-from tests.benchmarks.contenders import CONTENDERS
+from tests.benchmarks.contenders import ALL, SLOTS
 
 #: Checkouts between two looks at the clock; fewer for many threads, each of which does one batch.
 BATCH, SMALL_BATCH = 100, 20
@@ -22,16 +22,19 @@ BATCH, SMALL_BATCH = 100, 20
 def checkout(contender, threads, seconds):
     """Return the microseconds of one take and put, of all threads together."""
     batch = BATCH if threads <= 10 else SMALL_BATCH
-    contender.checkOut(batch)
     span, counts = [], []
 
     def work():
+        checkOut = contender.ofThread().checkOut
+        checkOut(batch)
         barrier.wait()
         until = span[0] + seconds
         count = 0
-        while perf_counter() < until:
-            contender.checkOut(batch)
+        while True:
+            checkOut(batch)
             count += batch
+            if perf_counter() >= until:
+                break
         counts.append(count)
 
     barrier = threading.Barrier(threads, action=lambda: span.append(perf_counter()))
@@ -39,8 +42,11 @@ def checkout(contender, threads, seconds):
     return (perf_counter() - span[0]) / sum(counts) * 1e6
 
 
-def fairness(contender, threads, seconds, hold):
-    """Have each thread hold a connection again and again; tell how they were served."""
+def serve(contender, threads, seconds, hold=None):
+    """Have each thread use a connection again and again; tell how they were served.
+
+    A use is a SELECT 1, or ``hold`` seconds of sleep.
+    """
     span, waits, served = [], [], []
 
     def work():
@@ -49,13 +55,17 @@ def fairness(contender, threads, seconds, hold):
             gotAt = perf_counter()
             waits.append(gotAt - askedAt)
             count += gotAt < until
-            time.sleep(hold)
+            if hold is None:
+                ask(conn)
+            else:
+                time.sleep(hold)
 
         count = 0
+        lend = contender.ofThread().lend
         barrier.wait()
         until = span[0] + seconds
         while (askedAt := perf_counter()) < until:
-            contender.lend(use)
+            lend(use)
         served.append(count)
 
     barrier = threading.Barrier(threads, action=lambda: span.append(perf_counter()))
@@ -67,17 +77,18 @@ def fairness(contender, threads, seconds, hold):
            for key, fraction in dict(p50=0.5, p99=0.99, max=1.0).items()}}
 
 
+def ask(conn):
+    cursor = conn.cursor()
+    cursor.execute("SELECT 1")
+    cursor.fetchone()
+    cursor.close()
+
+
 def select(contender, seconds, block=20):
     """Return the microseconds of a SELECT 1 on a bare connection, and what the pool adds to it.
 
     Both are taken on the pool's connections, in alternating blocks of a few milliseconds.
     """
-    def ask(conn):
-        cursor = conn.cursor()
-        cursor.execute("SELECT 1")
-        cursor.fetchone()
-        cursor.close()
-
     def useBare(conn):
         bare = contender.bare(conn)
         startedAt = perf_counter()
@@ -119,15 +130,8 @@ def scale(contender, slots, seconds):
     clock.now += 1000.0
     recycleExpired = seconds_(expiring.recycle)
     assert expiring.stats().open == 0
-    tracemalloc.start()
-    before = tracemalloc.get_traced_memory()[0]
-    pool = build()
-    memory = (tracemalloc.get_traced_memory()[0] - before) / slots
-    tracemalloc.stop()
-    pool.close()
     return {"checkout": cost, "construction": construction * 1000, "stats": stats * 1000,
-            "recycleLive": recycleLive * 1000, "recycleExpired": recycleExpired * 1000,
-            "memory": memory}
+            "recycleLive": recycleLive * 1000, "recycleExpired": recycleExpired * 1000}
 
 
 def recycling(contender, slots, closeTime):
@@ -185,7 +189,15 @@ def runThreads(count, work):
 
 
 def main(name, dsn=None):
-    contender = CONTENDERS[name](dsn)
+    try:
+        contender = ALL[name](dsn)
+    except Exception as error:  # its driver is missing, or it does not run on this Python
+        print(json.dumps(f"{type(error).__name__}: {error}"))
+        return
+    # All its connections are open when it is measured.
+    barrier = threading.Barrier(SLOTS, timeout=60.0)
+    runThreads(SLOTS, lambda: contender.ofThread().lend(lambda conn: barrier.wait()))
+    print(json.dumps(None), flush=True)
     for line in sys.stdin:
         measure, kwargs = json.loads(line)
         print(json.dumps(globals()[measure](contender, **kwargs)), flush=True)
