@@ -244,7 +244,9 @@ class Keeper:
         """
         if self._limits.due(call.resource._slot, self._clock()) is None:
             return
-        if self.countOpen() > minOpen or self.openAnother():
+        # With the one in hand more than minOpen are open if that many are idle: no need to count.
+        areEnough = len(self._queue.open) >= minOpen or self.countOpen() > minOpen
+        if areEnough or self.openAnother():
             self.closeIfDue(call.resource, self._clock())
         elif not self._queue.closed and (self._factory is None or not self._queue.hasRoom):
             if self.closeIfDue(call.resource, self._clock()):

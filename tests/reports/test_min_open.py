@@ -3,7 +3,7 @@
 import pytest
 
 from queuepool import Pool, PoolClosed, PoolError, PoolTimeout
-from tests.helpers import Gate, awaitTrue, checkWhole, start
+from tests.helpers import Gate, PlainResource, awaitTrue, checkWhole, start
 from tests.reports.situations import CostlyWorld, openAll, poolOf, reasonsOf, takeAll
 
 
@@ -235,3 +235,18 @@ def test_what_is_old_is_replaced_though_a_seeded_pool_could_have_more(kind, worl
     clock.advance(11.0)
     pool.recycle()
     assert (pool.stats().open, world.opened) == (2, 4)
+
+
+@pytest.mark.parametrize("minOpen", [0, 3])
+def test_all_that_expired_are_closed_without_counting_anew_for_each(minOpen, clock, monkeypatch):
+    """So 10,000 take ten times as long as 1,000, not a hundred times."""
+    pool = Pool("p", 50, 10.0, factory=PlainResource, clock=clock, minOpen=minOpen)
+    for resource in [pool.take() for _ in range(50)]:
+        pool.put(resource)
+    clock.advance(11.0)
+    counts = []
+    monkeypatch.setattr(
+        pool._keeper, "countOpen", lambda count=pool._keeper.countOpen: counts.append(1) or count())
+    pool.recycle()
+    assert pool.stats().open == minOpen
+    assert len(counts) <= 2 * minOpen + 1
