@@ -18,7 +18,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from types import FunctionType, SimpleNamespace
 from typing import Any
@@ -314,7 +314,7 @@ class Connection(Resource):
                     self._tellRolledBack()
                 with self._within(raw):
                     self._endTransaction(raw, "ROLLBACK", isDoubtful)
-            if self._restoreSettings(raw):
+            if restoreSettings(raw, self._settings):
                 with self._within(raw):
                     # sqlite3 has begun another one if autocommit was False until now.
                     self._endTransaction(raw, "ROLLBACK")
@@ -328,15 +328,6 @@ class Connection(Resource):
                     isDoubtful or _CLOSED.search(str(error))):
                 return False
             raise
-
-    def _restoreSettings(self, raw: Any) -> bool:
-        """Set back what its user changed. Return whether he did."""
-        hasChanged = False
-        for name, value in self._settings.items():
-            if getattr(raw, name) is not value:
-                setattr(raw, name, value)
-                hasChanged = True
-        return hasChanged
 
     def _endTransaction(self, raw: Any, statement: str, isDoubtful: bool = False) -> None:
         """End what was begun, if there may be anything, with COMMIT or ROLLBACK."""
@@ -461,6 +452,16 @@ class Connection(Resource):
                 self._isUnfit = True
             elif isinstance(each, self._driver.OperationalError):
                 self._isDoubtful = True
+
+
+def restoreSettings(raw: Any, settings: Mapping[str, object]) -> bool:
+    """Set back what its user changed of a connection. Return whether he did."""
+    hasChanged = False
+    for name, value in settings.items():
+        if getattr(raw, name) is not value:
+            setattr(raw, name, value)
+            hasChanged = True
+    return hasChanged
 
 
 def chain(error: BaseException) -> list[BaseException]:
