@@ -200,7 +200,8 @@ class Connection(Resource):
         self._driver = _driverOf(raw)
         _refuseOwn(self._driver.OperationalError)
         _checkThreads(raw)
-        self._status = partial(_isClosed, raw)
+        isTold = any(hasattr(raw, name) for name in ("closed", "open", "in_transaction"))
+        self._status = partial(_isClosed if isTold else _refusesCursor, raw)
         #: What noteError saw since the last put.
         self._isUnfit = self._isDoubtful = False
         if self.configure is not None:
@@ -565,6 +566,15 @@ def _isClosed(raw: Any) -> bool:
         return True
     return (isinstance(closed, int) and bool(closed)
             or isinstance(isOpen, int) and not isOpen)
+
+
+def _refusesCursor(raw: Any) -> bool:
+    """Tell whether a connection makes no cursor: it is closed, says PEP 249, or busy."""
+    try:
+        raw.cursor().close()
+        return False
+    except Exception:
+        return True
 
 
 def _autocommit(raw: Any) -> bool | None:

@@ -65,16 +65,10 @@ class Session(postgres.Session):
         getattr(raw, statement.lower())()
         if raw.get_transaction_status() != TRANSACTION_STATUS_IDLE:
             # A BEGIN by hand under autocommit: psycopg2 does not know of it.
-            self._execute(statement)
-
-    def _execute(self, statement: str) -> list[Any]:
-        # Not raw.cursor(): that would use the cursor class, or the connection class, of the user.
-        with cursor(self._raw) as cur:
-            cur.execute(statement)
-            return [row[0] for row in cur] if cur.description else []
+            execute(raw, statement)
 
     def _run(self, statement: str) -> list[Any]:
-        rows = self._execute(statement)
+        rows = execute(self._raw, statement)
         self._endTransaction("COMMIT")
         return rows
 
@@ -170,3 +164,11 @@ def _restoreTypes(types: dict[int, Any], own: dict[int, Any]) -> None:
     if len(types) != len(own) or any(types.get(oid) is not own[oid] for oid in own):
         types.clear()
         types.update(own)
+
+
+def execute(raw: connection, statement: str) -> list[Any]:
+    """Run a statement, and return the first column of its rows."""
+    # Not raw.cursor(): that would use the cursor class, or the connection class, of the user.
+    with cursor(raw) as cur:
+        cur.execute(statement)
+        return [row[0] for row in cur] if cur.description else []
