@@ -56,11 +56,12 @@ _INVALID = "invalid dsn"
 #: Where libpq quotes a part of a DSN that it cannot read: it may be a password.
 _QUOTED_DSN = re.compile('(: |after |option )".*"', re.DOTALL)
 
-#: Where libpq or the server say that they cannot use a value, which they quote.
-_UNUSABLE = re.compile("(?:invalid|malformed|missing|unexpected).*")
+#: Where libpq, psycopg or the server say that they cannot use a value, which they quote.
+_UNUSABLE = re.compile("(?:invalid|malformed|missing|unexpected|could not parse|bad value).*")
 
 #: The quotes in that, but for names of settings.
-_QUOTED_VALUE = re.compile(r'((?:parameter|for connection option) "[^"\n]*")|"[^"\n]*"')
+_QUOTED_VALUE = re.compile(
+    r"""((?:parameter|for connection option) "[^"\n]*")|(["'])(?:(?!\2)[^\n])*\2""")
 
 #: What cannot be the name of a host: a wrong DSN may have led a part of the password there.
 _QUOTED_HOST = re.compile(r"""(?<!role )(?<!user )(["'])(?:(?!\1)[^\n])*@(?:(?!\1)[^\n])*\1""")
