@@ -208,6 +208,8 @@ class Session:
 
     #: The driver's exception of the database.
     _error: type[Exception]
+    #: A block of the driver's that somebody may still be in, for a message.
+    block: str
 
     #: What the session is doing, one of libpq's numbers. ACTIVE also if it is not fit for a take.
     status: Callable[[], int]
@@ -273,9 +275,6 @@ class Session:
         end the transaction of the next user.
         """
         raise NotImplementedError
-
-    #: What that block may be, for a message.
-    block: str
 
     def discard(self) -> None:
         """Discard the whole session. It has to be set up again."""

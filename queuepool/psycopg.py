@@ -72,6 +72,8 @@ def isConnectionError(error: BaseException) -> bool:
 
 
 class _Session(postgres.Session):
+    """A session of psycopg's."""
+
     _error = psycopg.Error
     block = "'with conn.transaction()', or in a two-phase transaction"
 
