@@ -127,6 +127,9 @@ class _Session(postgres.Session):
         return True
 
     def discard(self) -> None:
+        # psycopg forgets what it has prepared at a ROLLBACK. At a DISCARD ALL it does so only if
+        # it has not counted that statement before; one of two results it does not count.
+        self._run("BEGIN; ROLLBACK")
         self._run("DISCARD ALL")
 
     def readUnasked(self, poll: Callable[[int], Any]) -> bool:
