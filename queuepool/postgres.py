@@ -1,6 +1,7 @@
 """What is known of PostgreSQL and of libpq, its client library, whatever driver uses it.
 
-Defaults, texts and options of a connect, and the signs of a server that takes no writes.
+Defaults, texts and options of a connect, the life of a session from its set-up to each put, and
+the signs of a server that takes no writes.
 ``queuepool.psycopg2`` and ``queuepool.psycopg`` stand on it.
 """
 
