@@ -18,7 +18,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from types import FunctionType, SimpleNamespace
 from typing import Any
@@ -200,7 +200,8 @@ class Connection(Resource):
         self._driver = _driverOf(raw)
         _refuseOwn(self._driver.OperationalError)
         _checkThreads(raw)
-        self._status = partial(_isClosed, raw)
+        isTold = any(hasattr(raw, name) for name in ("closed", "open", "in_transaction"))
+        self._status = partial(_isClosed if isTold else _refusesCursor, raw)
         #: What noteError saw since the last put.
         self._isUnfit = self._isDoubtful = False
         if self.configure is not None:
@@ -314,7 +315,7 @@ class Connection(Resource):
                     self._tellRolledBack()
                 with self._within(raw):
                     self._endTransaction(raw, "ROLLBACK", isDoubtful)
-            if self._restoreSettings(raw):
+            if restoreSettings(raw, self._settings):
                 with self._within(raw):
                     # sqlite3 has begun another one if autocommit was False until now.
                     self._endTransaction(raw, "ROLLBACK")
@@ -328,15 +329,6 @@ class Connection(Resource):
                     isDoubtful or _CLOSED.search(str(error))):
                 return False
             raise
-
-    def _restoreSettings(self, raw: Any) -> bool:
-        """Set back what its user changed. Return whether he did."""
-        hasChanged = False
-        for name, value in self._settings.items():
-            if getattr(raw, name) is not value:
-                setattr(raw, name, value)
-                hasChanged = True
-        return hasChanged
 
     def _endTransaction(self, raw: Any, statement: str, isDoubtful: bool = False) -> None:
         """End what was begun, if there may be anything, with COMMIT or ROLLBACK."""
@@ -463,6 +455,16 @@ class Connection(Resource):
                 self._isDoubtful = True
 
 
+def restoreSettings(raw: Any, settings: Mapping[str, object]) -> bool:
+    """Set back what its user changed of a connection. Return whether he did."""
+    hasChanged = False
+    for name, value in settings.items():
+        if getattr(raw, name) is not value:
+            setattr(raw, name, value)
+            hasChanged = True
+    return hasChanged
+
+
 def chain(error: BaseException) -> list[BaseException]:
     """Return an exception and all those behind it: causes, contexts and members of groups."""
     found: dict[int, BaseException] = {}
@@ -564,6 +566,15 @@ def _isClosed(raw: Any) -> bool:
         return True
     return (isinstance(closed, int) and bool(closed)
             or isinstance(isOpen, int) and not isOpen)
+
+
+def _refusesCursor(raw: Any) -> bool:
+    """Tell whether a connection makes no cursor: it is closed, says PEP 249, or busy."""
+    try:
+        raw.cursor().close()
+        return False
+    except Exception:
+        return True
 
 
 def _autocommit(raw: Any) -> bool | None:

@@ -1,6 +1,7 @@
 """What is known of PostgreSQL and of libpq, its client library, whatever driver uses it.
 
-Defaults, texts and options of a connect, and the signs of a server that takes no writes.
+Defaults, texts and options of a connect, the life of a session from its set-up to each put, and
+the signs of a server that takes no writes.
 ``queuepool.psycopg2`` and ``queuepool.psycopg`` stand on it.
 """
 
@@ -12,12 +13,14 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, NamedTuple
 
 from queuepool import dbapi
-from queuepool.dbapi import PERMANENT, unknownOption
+from queuepool.dbapi import PERMANENT, unknownOption, within
 from queuepool.elsewhere import Elsewhere
-from queuepool.errors import PoolError, poolError
+from queuepool.errors import poolError
 
 logger = logging.getLogger("queuepool")
 
@@ -54,11 +57,12 @@ _INVALID = "invalid dsn"
 #: Where libpq quotes a part of a DSN that it cannot read: it may be a password.
 _QUOTED_DSN = re.compile('(: |after |option )".*"', re.DOTALL)
 
-#: Where libpq or the server say that they cannot use a value, which they quote.
-_UNUSABLE = re.compile("(?:invalid|malformed|missing|unexpected).*")
+#: Where libpq, psycopg or the server say that they cannot use a value, which they quote.
+_UNUSABLE = re.compile("(?:invalid|malformed|missing|unexpected|could not parse|bad value).*")
 
 #: The quotes in that, but for names of settings.
-_QUOTED_VALUE = re.compile(r'((?:parameter|for connection option) "[^"\n]*")|"[^"\n]*"')
+_QUOTED_VALUE = re.compile(
+    r"""((?:parameter|for connection option) "[^"\n]*")|(["'])(?:(?!\2)[^\n])*\2""")
 
 #: What cannot be the name of a host: a wrong DSN may have led a part of the password there.
 _QUOTED_HOST = re.compile(r"""(?<!role )(?<!user )(["'])(?:(?!\1)[^\n])*@(?:(?!\1)[^\n])*\1""")
@@ -195,38 +199,115 @@ class ServerRole:
         return default == "off" or self._wasReadOnly
 
 
-class Listening:
-    """The channels to which ``configure`` listens."""
+class Session:
+    """A session as its pool has set it up, and how to get it back to that.
 
-    def __init__(self, channels: Iterable[str] = ()) -> None:
-        self.channels = frozenset(channels)
+    ``raw`` is the driver's own connection, ``conn`` what is handed out: an agent that traces
+    programs may have wrapped it around ``raw``. What sends something does so ``within`` a time
+    limit. A driver's subclass says how.
+    """
+
+    #: The driver's exception of the database.
+    _error: type[Exception]
+    #: A block of the driver's that somebody may still be in, for a message.
+    block: str
+
+    #: What the session is doing, one of libpq's numbers. ACTIVE also if it is not fit for a take.
+    status: Callable[[], int]
+    #: What the server has reported unasked of a setting, or None.
+    reported: Callable[[str], str | None]
+    #: What it has reported of its user's rights.
+    rights: Callable[[], object]
+
+    def __init__(self, raw: Any, conn: Any, settings: Mapping[str, Any],
+                 configure: Callable[[Any], object] | None,
+                 within: Callable[[], AbstractContextManager[Any]]) -> None:
+        """Set it up: make the settings that are not None, call ``configure`` and commit."""
+        self._raw = raw
+        self._within = within
+        self._begin({name: value for name, value in settings.items() if value is not None})
+        #: The channels to which ``configure`` listens.
+        self._channels: frozenset[str] = frozenset()
+        if configure is not None:
+            configure(conn)
+            if self.status() == INERROR:
+                raise poolError("configure", "configure left a transaction in which a statement "
+                                "has failed, so what it did would be rolled back")
+            with within():
+                self._commit()
+                self._channels = self._listensTo()
         #: In one transaction, so that no notification for these is missed.
-        self.endOthers = "; ".join(["UNLISTEN *", *(
-            'LISTEN "' + channel.replace('"', '""') + '"' for channel in sorted(self.channels))])
+        self._endOthers = "; ".join(["UNLISTEN *", *(
+            'LISTEN "' + channel.replace('"', '""') + '"' for channel in sorted(self._channels))])
+        self._remember()
+        #: They change as by SET ROLE, if one of the two roles is a superuser.
+        self.ownRights = self.rights()
 
-    @classmethod
-    def ask(cls, raw: Any, run: Callable[[Any, str], list[Any]],
-            error: type[Exception]) -> Listening:
-        """Ask what a session listens to that was configured, and is in no transaction."""
+    def _begin(self, settings: Mapping[str, Any]) -> None:
+        """Set ``status``, ``reported`` and ``rights``, and make the settings."""
+        raise NotImplementedError
+
+    def _commit(self) -> None:
+        """Commit what ``configure`` has begun, if anything."""
+        raise NotImplementedError
+
+    def _listensTo(self) -> frozenset[str]:
         try:
             # A name: for text configure may have registered a typecaster.
-            return cls(run(raw, "SELECT pg_listening_channels()::name"))
-        except error:  # such as of a server that speaks PostgreSQL's protocol only
-            if raw.closed:
+            return frozenset(self._run("SELECT pg_listening_channels()::name"))
+        except self._error:  # such as of a server that speaks PostgreSQL's protocol only
+            if self._raw.closed:
                 raise
-            raw.rollback()
-            return cls()
+            self._raw.rollback()
+            return frozenset()
+
+    def _remember(self) -> None:
+        """Remember what it looks like now."""
+        raise NotImplementedError
+
+    def _run(self, statement: str) -> list[Any]:
+        """Run a statement, leave no transaction, and return the first column of its rows."""
+        raise NotImplementedError
+
+    def restore(self, isBegun: bool) -> bool:
+        """Roll back what was begun, and set back what its user changed. A clean one sends nothing.
+
+        Return False if somebody is still in a block of the driver's, see ``block``: its end would
+        end the transaction of the next user.
+        """
+        raise NotImplementedError
+
+    def discard(self) -> None:
+        """Discard the whole session. It has to be set up again."""
+        raise NotImplementedError
+
+    # -- what arrives while nobody has it
+
+    def readUnasked(self, poll: Callable[[int], Any]) -> bool:
+        """Read all that ``poll`` sees. Return whether there were notices."""
+        raise NotImplementedError
+
+    def hearsOthers(self) -> bool:
+        """Tell whether there are notifications of what somebody forgot to UNLISTEN."""
+        raise NotImplementedError
+
+    def _forgetOthers(self) -> None:
+        """Remove those notifications."""
+        raise NotImplementedError
+
+    def ask(self) -> None:
+        """Have the server answer, and end what somebody forgot to UNLISTEN."""
+        if not self.hearsOthers():
+            # SHOW takes no snapshot: a deferrable transaction would have to wait for one.
+            self._run("SHOW server_version")
+        if self.hearsOthers():
+            self._run(self._endOthers)
+            self._forgetOthers()
 
 
 def ofTaken(use: str) -> Any:
     """Stand for what is looked for on a pool, but belongs to a connection."""
     return Elsewhere(f"take a connection first: 'with pool.take() as conn: {use}'")
-
-
-def configureError() -> PoolError:
-    """Return what is raised if ``configure`` has handled the error of a statement itself."""
-    return poolError("configure", "configure left a transaction in which a statement has failed, "
-                     "so what it did would be rolled back")
 
 
 def withoutSecrets(text: str) -> str:
@@ -253,7 +334,9 @@ class Connection(dbapi.Connection):
     _canDiscard = True
     _unfit = (ACTIVE, UNKNOWN)
     _conninfo: Conninfo
-    _role: ServerRole
+    _sessionType: type[Session]
+    #: The attributes that are settings of the session.
+    _settingNames: tuple[str, ...]
 
     def _connect(self) -> Any:
         pool = self.pool
@@ -294,6 +377,54 @@ class Connection(dbapi.Connection):
             return not isPermanent(str(error))
         return not self._isSettingUp and not isinstance(error, self._driver.Error)
 
+    def _setUp(self) -> None:
+        """Set up a session to which nothing was done yet."""
+        raw = self._raw
+        self._session = self._sessionType(
+            raw, self.resource, {name: getattr(self, name) for name in self._settingNames},
+            self.configure, partial(within, raw, self.pingTimeout))
+        self._status = self._session.status
+        self._role = ServerRole(self._session.reported)
+
+    def _clean(self, raw: Any) -> bool:
+        """Undo what its user left behind. Return False if it cannot be used again."""
+        session = self._session
+        status = self._status()
+        isBegun = status != IDLE
+        if isBegun and (status in self._unfit or status == INERROR and self._hasFailedOver(raw)):
+            return False
+        if not session.restore(isBegun):
+            logger.warning(
+                "pool %s: %r was put while somebody is in a block of %s, such as a generator that "
+                "has not ended; it is closed, because the end of that block would end the "
+                "transaction of another user [queuepool:in-block]",
+                self.pool, self.name, session.block)
+            return False
+        if isBegun:
+            self._tellRolledBack()
+        if session.rights() != session.ownRights:
+            self._discard()
+        return True
+
+    def _discard(self) -> None:
+        """Discard the whole session, and set it up as after open."""
+        with self._within(self._raw):
+            self._session.discard()
+        self._setUp()
+
+    def _readUnasked(self, raw: Any) -> bool:
+        """Read what the server sent unasked. Raises the driver's Error if that was the end.
+
+        Returns whether it has to be asked as well: a notice may be its last message, and the end
+        of the connection may arrive after it; and what somebody else listened to has to end.
+        """
+        hasNotices = self._session.readUnasked(self._poll)
+        return hasNotices or self._session.hearsOthers()
+
+    def _ask(self, raw: Any) -> bool:
+        self._session.ask()
+        return True
+
     def _isReadOnlyByChoice(self, raw: Any) -> bool:
         """Tell whether the transaction is read-only because its user, or the pool's, wanted it."""
         raise NotImplementedError
@@ -312,9 +443,3 @@ class Connection(dbapi.Connection):
         """Act on the SQLSTATEs of errors: 25006 says that the server has become read-only."""
         if "25006" in states and not self._isReadOnlyByChoice(raw):
             self._invalidateOlder()
-
-    def _tellInBlock(self, block: str) -> None:
-        logger.warning(
-            "pool %s: %r was put while somebody is in a block of %s, such as a "
-            "generator that has not ended; it is closed, because the end of that block would "
-            "end the transaction of another user [queuepool:in-block]", self.pool, self.name, block)

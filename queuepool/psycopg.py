@@ -8,16 +8,15 @@ from __future__ import annotations
 import contextlib
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from queuepool import errors, postgres
-from queuepool.dbapi import chain, shutDown
+from queuepool.dbapi import chain, restoreSettings, shutDown
 from queuepool.elsewhere import Elsewhere
 from queuepool.pool import CloseOnException, Pool
-from queuepool.postgres import (ACTIVE, IDLE, INERROR, Conninfo, Listening, ServerRole,
-                                configureError, ofTaken)
+from queuepool.postgres import ACTIVE, Conninfo, ofTaken
 
 try:
     import psycopg
@@ -72,6 +71,134 @@ def isConnectionError(error: BaseException) -> bool:
         error.diag.severity_nonlocalized in ("FATAL", "PANIC"))
 
 
+class _Session(postgres.Session):
+    """A session of psycopg's."""
+
+    _error = psycopg.Error
+    block = "'with conn.transaction()', or in a two-phase transaction"
+
+    def _begin(self, settings: Mapping[str, Any]) -> None:
+        raw = self._raw
+        pgconn = raw.pgconn
+        self._ear = _Ear(pgconn.notify_handler)
+        self.status = partial(_statusOf, raw.lock, pgconn, self._ear)
+        self.reported = raw.info.parameter_status
+        self.rights = partial(pgconn.parameter_status, b"is_superuser")
+        for name, value in settings.items():
+            setattr(raw, name, value)
+
+    def _commit(self) -> None:
+        self._raw.commit()
+
+    def _remember(self) -> None:
+        raw = self._raw
+        self._ear.channels = {each.encode(raw.info.encoding) for each in self._channels}
+        raw.pgconn.notify_handler = self._ear
+        self._settings = {name: getattr(raw, name) for name in SETTINGS}
+        self._encoding = raw.pgconn.parameter_status(b"client_encoding")
+
+    def _run(self, statement: str) -> list[Any]:
+        raw = self._raw
+        wasAutocommit = raw.autocommit
+        raw.autocommit = True  # which sends nothing
+        try:
+            # Not raw.cursor(): that would use the cursor class of the user.
+            with psycopg.Cursor(raw, row_factory=tuple_row) as cur:
+                cur.execute(statement.encode(), prepare=False)
+                return [row[0] for row in cur] if cur.description else []
+        finally:
+            if not raw.closed:
+                raw.autocommit = wasAutocommit
+
+    def restore(self, isBegun: bool) -> bool:
+        raw = self._raw
+        try:
+            if isBegun:
+                with self._within():
+                    raw.rollback()
+            else:
+                raw.rollback()  # which sends nothing, and tells what the status does not
+        except psycopg.ProgrammingError:
+            return False
+        restoreSettings(raw, self._settings)
+        if raw.pgconn.parameter_status(b"client_encoding") != self._encoding:
+            with self._within():
+                self._run(f"SET client_encoding TO '{(self._encoding or b'').decode()}'")
+        return True
+
+    def discard(self) -> None:
+        # psycopg forgets what it has prepared at a ROLLBACK. At a DISCARD ALL it does so only if
+        # it has not counted that statement before; one of two results it does not count.
+        self._run("BEGIN; ROLLBACK")
+        self._run("DISCARD ALL")
+
+    def readUnasked(self, poll: Callable[[int], Any]) -> bool:
+        pgconn = self._raw.pgconn
+        notices: list[Any] = []
+        handler, pgconn.notice_handler = pgconn.notice_handler, notices.append
+        try:
+            while poll(0):
+                pgconn.consume_input()
+            pgconn.is_busy()  # which looks at what was read
+        finally:
+            pgconn.notice_handler = handler
+        while (each := pgconn.notifies()) is not None:
+            self._ear.hearIdle(each)
+        return bool(notices)
+
+    def hearsOthers(self) -> bool:
+        return self._ear.hasHeardOthers
+
+    def _forgetOthers(self) -> None:
+        self._ear.hasHeardOthers = False
+
+    def ask(self) -> None:
+        pgconn, ear = self._raw.pgconn, self._ear
+        pgconn.notify_handler = ear.hearIdle
+        try:
+            super().ask()
+        finally:
+            pgconn.notify_handler = ear
+
+
+class _Ear:
+    """Gets the notifications of a session, and tells which are not for ``configure``.
+
+    psycopg keeps them for the next who asks, and has no public way to forget them, so that one
+    that its user has heard makes the connection unfit.
+    """
+
+    def __init__(self, handler: Any) -> None:
+        #: psycopg's own. After a DISCARD ALL there is an ear already.
+        self._handler: Any = handler._handler if isinstance(handler, _Ear) else handler
+        #: Those of ``configure``.
+        self.channels: set[bytes] = set()
+        self.hasHeardOthers = False
+
+    def __call__(self, notification: Any) -> None:
+        if notification.relname not in self.channels:
+            self.hasHeardOthers = True
+        if self._handler is not None:
+            self._handler(notification)
+
+    def hearIdle(self, notification: Any) -> None:
+        """Pass on what ``configure`` listens to, and nothing else: nobody has asked for it."""
+        if notification.relname in self.channels:
+            self(notification)
+        else:
+            self.hasHeardOthers = True
+
+
+def _statusOf(lock: Any, pgconn: Any, ear: _Ear) -> int:
+    """Return libpq's number.
+
+    A generator or thread that has psycopg's lock is at work, as is a pipeline.
+    """
+    if lock.locked() or pgconn.pipeline_status or ear.hasHeardOthers:
+        return ACTIVE
+    return int(pgconn.transaction_status)
+
+
 class Connection(postgres.Connection):
     """A connection; ``with pool.take() as conn`` hands out psycopg's own connection.
 
@@ -113,6 +240,8 @@ class Connection(postgres.Connection):
 
     _driver = psycopg
     _conninfo = CONNINFO
+    _sessionType = _Session
+    _settingNames = ("isolation_level", "read_only", "deferrable")
 
     def __init__(self, name: str, conninfo: str | Callable[[], str] = "", *,
                  isolation_level: IsolationLevel | int | None = None,
@@ -128,30 +257,6 @@ class Connection(postgres.Connection):
         self.read_only = read_only
         self.deferrable = deferrable
 
-    def _setUp(self) -> None:
-        """Set up a session to which nothing was done yet."""
-        raw = self._raw
-        pgconn = raw.pgconn
-        self._status = partial(_statusOf, raw.lock, pgconn)
-        for name in "isolation_level", "read_only", "deferrable":
-            if getattr(self, name) is not None:
-                setattr(raw, name, getattr(self, name))
-        listening = Listening()
-        if self.configure is not None:
-            self.configure(raw)
-            if self._status() == INERROR:
-                raise configureError()
-            with self._within(raw):
-                raw.commit()
-                listening = Listening.ask(raw, _execute, psycopg.Error)
-        self._ear = pgconn.notify_handler = _Ear(
-            pgconn.notify_handler, listening, raw.info.encoding)
-        self._settings = {name: getattr(raw, name) for name in SETTINGS}
-        self._encoding = pgconn.parameter_status(b"client_encoding")
-        #: What the server reports unasked. It changes with the rights, as by SET ROLE.
-        self._isSuperuser = pgconn.parameter_status(b"is_superuser")
-        self._role = ServerRole(raw.info.parameter_status)
-
     def _end(self, raw: psycopg.Connection[Any]) -> None:
         isFree = raw.lock.acquire(blocking=False)
         if not isFree:
@@ -166,75 +271,9 @@ class Connection(postgres.Connection):
             if isFree:
                 raw.lock.release()
 
-    def _clean(self, raw: psycopg.Connection[Any]) -> bool:
-        pgconn = raw.pgconn
-        status = self._status()
-        if status in self._unfit or pgconn.pipeline_status:
-            return False
-        if status == INERROR and self._hasFailedOver(raw):
-            return False
-        try:
-            if status == IDLE:
-                raw.rollback()  # which sends nothing, and tells what the status does not
-            else:
-                with self._within(raw):
-                    raw.rollback()
-                self._tellRolledBack()
-        except psycopg.ProgrammingError:
-            self._tellInBlock("'with conn.transaction()', or in a two-phase transaction")
-            return False
-        if self._ear.hasHeardOthers:
-            return False
-        self._restoreSettings(raw)
-        if pgconn.parameter_status(b"client_encoding") != self._encoding:
-            with self._within(raw):
-                _execute(raw, f"SET client_encoding TO '{(self._encoding or b'').decode()}'")
-        if pgconn.parameter_status(b"is_superuser") != self._isSuperuser:
-            self._discard()
-        return True
-
-    def _discard(self) -> None:
-        raw = self._raw
-        with self._within(raw):
-            _execute(raw, "DISCARD ALL")
-        self._setUp()
-
     def _isReadOnlyByChoice(self, raw: psycopg.Connection[Any]) -> bool:
         return not raw.closed and self._role.isReadOnlyByChoice(
             raw.read_only, raw.info.get_parameters().get("target_session_attrs"))
-
-    def _readUnasked(self, raw: psycopg.Connection[Any]) -> bool:
-        """Read what the server sent unasked. Raises psycopg.Error if it closed the connection.
-
-        Returns whether it has to be asked as well: a notice may be its last message, and the end
-        of the connection may arrive after it; and what somebody else listened to has to end.
-        """
-        pgconn = raw.pgconn
-        notices: list[Any] = []
-        handler, pgconn.notice_handler = pgconn.notice_handler, notices.append
-        try:
-            while self._poll(0):
-                pgconn.consume_input()
-            pgconn.is_busy()  # which looks at what was read
-        finally:
-            pgconn.notice_handler = handler
-        while (each := pgconn.notifies()) is not None:
-            self._ear.hearIdle(each)
-        return bool(notices) or self._ear.hasHeardOthers
-
-    def _ask(self, raw: psycopg.Connection[Any]) -> bool:
-        ear, pgconn = self._ear, raw.pgconn
-        pgconn.notify_handler = ear.hearIdle
-        try:
-            # SHOW takes no snapshot: a deferrable transaction would have to wait for one.
-            if not ear.hasHeardOthers:
-                _execute(raw, "SHOW server_version")
-            if ear.hasHeardOthers:
-                _execute(raw, ear.endOthers)
-                ear.hasHeardOthers = False
-        finally:
-            pgconn.notify_handler = ear
-        return True
 
     if TYPE_CHECKING:
         def __enter__(self) -> psycopg.Connection[Any]: ...  # type: ignore[override]
@@ -249,52 +288,6 @@ class Connection(postgres.Connection):
         if raw is not None:
             self._noteStates(raw, [each.sqlstate for each in chain(error)
                                    if isinstance(each, psycopg.Error)])
-
-
-class _Ear:
-    """Gets the notifications of a session, and tells which are not for ``configure``.
-
-    psycopg keeps them for the next who asks, and has no public way to forget them.
-    """
-
-    def __init__(self, handler: Any, listening: Listening, encoding: str) -> None:
-        #: psycopg's own. After a DISCARD ALL there is an ear already.
-        self._handler: Any = handler._handler if isinstance(handler, _Ear) else handler
-        self._channels = {channel.encode(encoding) for channel in listening.channels}
-        self.endOthers = listening.endOthers
-        self.hasHeardOthers = False
-
-    def __call__(self, notification: Any) -> None:
-        if notification.relname not in self._channels:
-            self.hasHeardOthers = True
-        if self._handler is not None:
-            self._handler(notification)
-
-    def hearIdle(self, notification: Any) -> None:
-        """Pass on what ``configure`` listens to, and nothing else: nobody has asked for it."""
-        if notification.relname in self._channels:
-            self(notification)
-        else:
-            self.hasHeardOthers = True
-
-
-def _statusOf(lock: Any, pgconn: Any) -> int:
-    """Return libpq's number. A generator or thread that has psycopg's lock is at work."""
-    return ACTIVE if lock.locked() else int(pgconn.transaction_status)
-
-
-def _execute(raw: psycopg.Connection[Any], statement: str) -> list[Any]:
-    """Run a statement outside a transaction, and return the first column of its rows."""
-    wasAutocommit = raw.autocommit
-    raw.autocommit = True  # which sends nothing
-    try:
-        # Not raw.cursor(): that would use the cursor class of the user.
-        with psycopg.Cursor(raw, row_factory=tuple_row) as cur:
-            cur.execute(statement.encode(), prepare=False)
-            return [row[0] for row in cur] if cur.description else []
-    finally:
-        if not raw.closed:
-            raw.autocommit = wasAutocommit
 
 
 class ConnectionPool(Pool[Connection]):

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from queuepool import errors, postgres
-from queuepool.dbapi import chain, shutDown, within
+from queuepool.dbapi import chain, shutDown
 from queuepool.elsewhere import Elsewhere
 from queuepool.pool import CloseOnException, Pool
 from queuepool.watchdog import timeLimit
@@ -25,11 +25,11 @@ except ImportError as error:
     raise ImportError(
         "queuepool.psycopg2 needs the driver psycopg2, which cannot be imported "
         f"({error}). Install it: pip install psycopg2-binary", name="psycopg2") from error
-from psycopg2.extensions import STATUS_READY, connection, get_wait_callback
+from psycopg2.extensions import connection, get_wait_callback
 
 from queuepool.libpq import CONNINFO, buildDsn, checkOptions
-from queuepool.postgres import ACTIVE, IDLE, INERROR, UNKNOWN, ServerRole, ofTaken
-from queuepool.session import Session, commit, execute
+from queuepool.postgres import ACTIVE, ofTaken
+from queuepool.session import Session
 
 IsolationLevel = int | str | None
 ServerState = bool | str | None
@@ -112,6 +112,8 @@ class Connection(postgres.Connection):
 
     _driver = psycopg2
     _conninfo = CONNINFO
+    _sessionType = Session
+    _settingNames = ("isolation_level", "readonly", "deferrable", "autocommit")
 
     if not TYPE_CHECKING:  # a type checker says itself that there is no such attribute
         cursor = _ofConnection("conn.cursor()")
@@ -152,15 +154,6 @@ class Connection(postgres.Connection):
     def _unwrap(self, conn: Any) -> Any:
         return _unwrap(conn)
 
-    def _setUp(self) -> None:
-        """Set up a session to which nothing was done yet."""
-        self._status = self._raw.get_transaction_status
-        settings = dict(isolation_level=self.isolation_level, readonly=self.readonly,
-                        deferrable=self.deferrable, autocommit=self.autocommit)
-        self._session = Session(self._raw, self.resource, settings, self.configure,
-                                partial(within, self._raw, self.pingTimeout))
-        self._role = ServerRole(self._raw.get_parameter_status)
-
     def close(self) -> None:
         """Close the connection. Never waits for a statement that another thread runs on it.
 
@@ -177,61 +170,10 @@ class Connection(postgres.Connection):
             else:
                 raw.close()
 
-    def _clean(self, raw: connection) -> bool:
-        """Undo what its user left behind. Return False if it cannot be used again."""
-        session = self._session
-        wasDirty = False
-        # A closed connection's status is UNKNOWN. After a COMMIT by hand the server is idle, but
-        # psycopg2 believes that it is in a transaction, and would not send the next BEGIN.
-        status = raw.get_transaction_status()
-        if status != IDLE or raw.status != STATUS_READY:
-            if status in (ACTIVE, UNKNOWN):
-                return False
-            if status == INERROR and self._hasFailedOver(raw):
-                return False
-            session.rollBack()
-            if status != IDLE:
-                self._tellRolledBack()
-            wasDirty = True
-        if not session.restore(wasDirty):
-            self._tellInBlock("'with conn'")
-            return False
-        if raw.get_parameter_status("is_superuser") != session.isSuperuser:
-            self._discard()
-        return True
-
-    def _discard(self) -> None:
-        """Discard the whole session, and set it up as after open."""
-        with self._within(self._raw):
-            self._raw.reset()
-        self._setUp()
-
     def _isReadOnlyByChoice(self, raw: connection) -> bool:
         # A closed connection knows nothing any more.
         return not raw.closed and self._role.isReadOnlyByChoice(
             raw.readonly, raw.info.dsn_parameters.get("target_session_attrs"))
-
-    def _readUnasked(self, raw: connection) -> bool:
-        """Read what the server sent unasked. Raises psycopg2.Error if it closed the connection.
-
-        Returns whether it has to be asked as well: a notice may be its last message, and the end
-        of the connection may arrive after it; and what somebody else listened to has to end.
-        """
-        sink, raw.notices = raw.notices, []
-        while self._poll(0):
-            raw.poll()
-        hasNotices, raw.notices = bool(raw.notices), sink
-        return hasNotices or self._session.hearsOthers()
-
-    def _ask(self, raw: connection) -> bool:
-        session = self._session
-        hasToForget = session.hearsOthers()
-        # SHOW takes no snapshot: a deferrable transaction would have to wait for one.
-        execute(raw, session.endOthers if hasToForget else "SHOW server_version")
-        commit(raw)
-        if hasToForget:
-            session.forgetOthers()
-        return True
 
     if TYPE_CHECKING:
         def __enter__(self) -> connection: ...  # type: ignore[override]

@@ -1,18 +1,16 @@
-"""A session of PostgreSQL as its pool has set it up, and how to get it back to that."""
+"""A session of PostgreSQL with psycopg2, see ``queuepool.postgres``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from functools import partial
 from operator import attrgetter
 from typing import Any
 
 from psycopg2 import Error, ProgrammingError
-from psycopg2.extensions import (STATUS_READY, TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INERROR,
-                                 connection, cursor)
+from psycopg2.extensions import STATUS_READY, TRANSACTION_STATUS_IDLE, connection, cursor
 
-from queuepool.postgres import Listening, configureError
+from queuepool import postgres
 
 #: The settings of psycopg2's set_session, and the client encoding.
 _settings = attrgetter("isolation_level", "readonly", "deferrable", "autocommit", "encoding")
@@ -22,40 +20,35 @@ def _encoding(raw: Any) -> tuple[Any]:
     return (raw.encoding,)
 
 
-class Session:
-    """A session that was set up, and what it looked like then.
+class Session(postgres.Session):
+    """A session of psycopg2's."""
 
-    ``raw`` is psycopg2's own connection, ``conn`` what is handed out: an agent that traces
-    programs may have wrapped it around ``raw``. What sends something at a put does so ``within`` a
-    time limit.
-    """
+    _error = Error
+    block = "'with conn'"
 
-    def __init__(self, raw: Any, conn: Any, settings: Mapping[str, Any],
-                 configure: Callable[[Any], object] | None,
-                 within: Callable[[], AbstractContextManager[Any]]) -> None:
-        """Set it up: make the settings of ``set_session``, call ``configure`` and commit."""
-        self._raw = raw
-        self._within = within
+    def _begin(self, settings: Mapping[str, Any]) -> None:
+        raw = self._raw
+        self.status = raw.get_transaction_status
+        self.reported = raw.get_parameter_status
+        self.rights = partial(raw.get_parameter_status, "is_superuser")
         self._enterBlock = partial(connection.__enter__, raw)
         self._leaveBlock = partial(connection.__exit__, raw, Exception, None, None)
         #: Whether to leave a block calls no code of the user's.
         self._mayLeave = type(raw).rollback is connection.rollback
         if raw.status != STATUS_READY:  # left by a connection_factory
-            with within():
-                commit(raw)
-        if any(value is not None for value in settings.values()):
-            with within():
+            with self._within():
+                self._endTransaction("COMMIT")
+        if settings:
+            with self._within():
                 raw.set_session(**settings)
-        self._listening = Listening()
         raw.notices, raw.notifies = [], []
-        if configure is not None:
-            configure(conn)
-            if raw.get_transaction_status() == TRANSACTION_STATUS_INERROR:
-                raise configureError()
-            with within():
-                commit(raw)
-                self._leaveBlock()
-                self._listening = Listening.ask(raw, run, Error)
+
+    def _commit(self) -> None:
+        self._endTransaction("COMMIT")
+        self._leaveBlock()
+
+    def _remember(self) -> None:
+        raw = self._raw
         #: The objects of configure that collect them, or None: each user gets an empty list.
         self._notices, self._notifies = (None if type(sink) is list else sink
                                          for sink in (raw.notices, raw.notifies))
@@ -65,29 +58,36 @@ class Session:
         self._settings = self._readSettings(raw)
         self._cursorFactory = raw.cursor_factory
         self._stringTypes, self._binaryTypes = dict(raw.string_types), dict(raw.binary_types)
-        #: What the server reports unasked. It changes with the rights, as by SET ROLE.
-        self.isSuperuser = raw.get_parameter_status("is_superuser")
+
+    def _endTransaction(self, statement: str) -> None:
+        """End what was begun, if anything, by psycopg2 or by hand, with COMMIT or ROLLBACK."""
+        raw = self._raw
+        getattr(raw, statement.lower())()
+        if raw.get_transaction_status() != TRANSACTION_STATUS_IDLE:
+            # A BEGIN by hand under autocommit: psycopg2 does not know of it.
+            execute(raw, statement)
+
+    def _run(self, statement: str) -> list[Any]:
+        rows = execute(self._raw, statement)
+        self._endTransaction("COMMIT")
+        return rows
 
     # -- what its user left behind
 
-    def rollBack(self) -> None:
-        """Roll back what was begun, by psycopg2 or by hand."""
-        raw = self._raw
-        with self._within():
-            raw.rollback()
-            if raw.get_transaction_status() != TRANSACTION_STATUS_IDLE:
-                # A BEGIN by hand under autocommit: psycopg2 does not know of it.
-                execute(raw, "ROLLBACK")
+    def restore(self, isBegun: bool) -> bool:
+        """Do what ``postgres.Session.restore`` does.
 
-    def restore(self, wasDirty: bool) -> bool:
-        """Set back what its user changed of psycopg2's connection. Send nothing if it is clean.
-
-        Return False if somebody is still in a block of ``with conn``: he would end the transaction
-        of the next user. A ``rollback`` of a user's own class is called only if the connection
-        ``wasDirty``: without calling it such a block cannot be looked for.
+        A ``rollback`` of a user's own class is called only if there may be something to roll back:
+        without calling it a block of ``with conn`` cannot be looked for.
         """
         raw = self._raw
-        if self._mayLeave or wasDirty:
+        # After a COMMIT by hand the server is idle, but psycopg2 believes that it is in a
+        # transaction, and would not send the next BEGIN.
+        isDirty = isBegun or raw.status != STATUS_READY
+        if isDirty:
+            with self._within():
+                self._endTransaction("ROLLBACK")
+        if self._mayLeave or isDirty:
             try:
                 self._enterBlock()
             except ProgrammingError:  # it cannot be entered twice
@@ -120,14 +120,31 @@ class Session:
         if raw.encoding != encoding:
             raw.set_client_encoding(encoding)
 
+    def discard(self) -> None:
+        self._raw.reset()
+
+    # -- notices and notifications
+
     def _restoreSinks(self) -> None:
         if self.hearsOthers():
             with self._within():
-                run(self._raw, self._listening.endOthers)
+                self._run(self._endOthers)
         self._emptySinks()
 
+    def _emptySinks(self) -> None:
+        self._raw.notices = [] if self._notices is None else self._notices
+        self._raw.notifies = [] if self._notifies is None else self._notifies
+
+    def readUnasked(self, poll: Callable[[int], Any]) -> bool:
+        raw = self._raw
+        sink, raw.notices = raw.notices, []
+        while poll(0):
+            raw.poll()
+        hasNotices, raw.notices = bool(raw.notices), sink
+        return hasNotices
+
     def hearsOthers(self) -> bool:
-        """Tell whether there are notifications of what somebody forgot to UNLISTEN.
+        """Do what ``postgres.Session.hearsOthers`` does.
 
         Of what a user's own object got nothing is known, so the answer is yes.
         """
@@ -135,21 +152,11 @@ class Session:
         if notifies is self._notifies:
             return False
         return type(notifies) is not list or any(
-            each.channel not in self._listening.channels for each in notifies)
+            each.channel not in self._channels for each in notifies)
 
-    @property
-    def endOthers(self) -> str:
-        """The statement that ends what somebody forgot to UNLISTEN."""
-        return self._listening.endOthers
-
-    def forgetOthers(self) -> None:
-        """Remove those notifications."""
+    def _forgetOthers(self) -> None:
         self._raw.notifies = [
-            each for each in self._raw.notifies if each.channel in self._listening.channels]
-
-    def _emptySinks(self) -> None:
-        self._raw.notices = [] if self._notices is None else self._notices
-        self._raw.notifies = [] if self._notifies is None else self._notifies
+            each for each in self._raw.notifies if each.channel in self._channels]
 
 
 def _restoreTypes(types: dict[int, Any], own: dict[int, Any]) -> None:
@@ -159,23 +166,9 @@ def _restoreTypes(types: dict[int, Any], own: dict[int, Any]) -> None:
         types.update(own)
 
 
-def commit(raw: connection) -> None:
-    """Commit what was begun, if anything, by psycopg2 or by hand."""
-    raw.commit()
-    if raw.get_transaction_status() != TRANSACTION_STATUS_IDLE:
-        execute(raw, "COMMIT")
-
-
 def execute(raw: connection, statement: str) -> list[Any]:
     """Run a statement, and return the first column of its rows."""
     # Not raw.cursor(): that would use the cursor class, or the connection class, of the user.
     with cursor(raw) as cur:
         cur.execute(statement)
         return [row[0] for row in cur] if cur.description else []
-
-
-def run(raw: connection, statement: str) -> list[Any]:
-    """Run a statement in a transaction of its own, and return the first column of its rows."""
-    rows = execute(raw, statement)
-    commit(raw)
-    return rows

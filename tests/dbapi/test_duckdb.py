@@ -61,10 +61,13 @@ def test_configure_needs_no_transaction(makePool):
         assert conn.execute("select current_setting('threads')").fetchone() == (1,)
 
 
-def test_one_that_its_user_closed_is_replaced_in_silence(makePool, caplog):
+@pytest.mark.parametrize("isLate", [False, True])
+def test_one_that_its_user_closed_is_replaced_in_silence(makePool, caplog, isLate):
     pool = makePool()
     with pool.take() as conn:
-        conn.close()
+        if not isLate:
+            conn.close()
+    conn.close()
     with pool.take() as other:
         assert count(other) == 0
     assert not caplog.records

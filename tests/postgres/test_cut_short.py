@@ -11,8 +11,8 @@ import pytest
 from psycopg2.extensions import connection, make_dsn, set_wait_callback
 
 import queuepool.dbapi
-import queuepool.psycopg2
 from queuepool import PoolTimeout, Reason
+from queuepool.session import Session
 from tests.helpers import PATIENCE, awaitTrue, checkWhole, start
 from tests.postgres.test_connecting import runPython
 from tests.postgres.test_left_behind import value
@@ -176,13 +176,13 @@ def test_under_a_wait_callback_the_limit_holds_though_the_name_took_longer(
 
 def slowly(monkeypatch, seconds):
     """Have the thread that pings be slow when the answer has come."""
-    commit = queuepool.psycopg2.commit
+    ask = Session.ask
 
-    def commitLate(raw):
-        commit(raw)
+    def askLate(session):
+        ask(session)
         time.sleep(seconds)
 
-    monkeypatch.setattr(queuepool.psycopg2, "commit", commitLate)
+    monkeypatch.setattr(Session, "ask", askLate)
 
 
 @pytest.mark.parametrize("timeout, pingTimeout, isCut", [(0.1, 3.0, True), (30.0, 0.1, False)])

@@ -11,6 +11,7 @@ import pytest
 from psycopg2.extensions import new_type, register_type
 
 from queuepool import Reason
+from queuepool.session import Session
 from tests.postgres.test_take import message
 
 RESETS = pytest.mark.parametrize("reset", [None, "discard"])
@@ -557,6 +558,16 @@ def test_a_listen_whose_notifications_arrive_is_forgotten(
         assert list(again.notifies) == []
     assert pool.stats().closes == 0
     checkCleanPutSendsNothing(wire, pool)
+
+
+def test_what_arrives_with_the_answer_to_a_ping_is_forgotten_too(makePool, admin):
+    with makePool().take() as conn:
+        session = Session(conn, conn, {}, None, contextlib.nullcontext)
+        listen(conn)
+        notify(admin)
+        assert select.select([conn], [], [], 30)[0]  # and nobody reads it before the ping does
+        session.ask()
+        assert channels(conn) == [] == conn.notifies
 
 
 def configureListen(conn):

@@ -391,6 +391,21 @@ def test_prepared_statements_outlive_a_discard(makePool):
             assert again is conn and value(conn, "show work_mem") != "9MB"
 
 
+@pytest.mark.parametrize("hasTransaction", [False, True])
+def test_a_statement_that_is_prepared_after_the_first_discard_is_prepared_again_after_the_next(
+        makePool, hasTransaction):
+    pool = makePool(reset="discard", prepare_threshold=1, autocommit=not hasTransaction)
+    for _ in range(4):
+        with pool.take() as conn:
+            pass
+        for _ in range(2):
+            with pool.take() as again:
+                for _ in range(3):
+                    assert again.execute("select %s::int", (5,)).fetchone() == (5,)
+                again.commit()
+    assert again is conn
+
+
 def test_reset_may_be_a_callable(makePool):
     called = []
     pool = makePool(reset=called.append)

@@ -80,6 +80,9 @@ def test_a_wrong_dsn_is_told_without_what_it_says(dsn, isCallable):
     ('invalid sslmode value: "s3cr3t"', 'invalid sslmode value: "..."'),
     ('could not translate host name "s3cr3t@nowhere" to address: Name or service not known',
      'could not translate host name "..." to address: Name or service not known'),
+    ('could not parse network address "s3cr3t": Name or service not known',
+     'could not parse network address "...": Name or service not known'),
+    ("bad value for connect_timeout: 's3cr3t'", 'bad value for connect_timeout: "..."'),
 ])
 def test_a_value_that_libpq_cannot_use_is_not_told(text, told):
     """What it is for is told."""
