@@ -171,7 +171,7 @@ class Connection(Resource):
         self._isSettingUp = True
         raw = self._raw = self._unwrap(conn)
         self.handOut(conn)
-        self._poll = _poller(raw)
+        self._poll = pollerOf(raw) or _doNothing
         self._setUp()
         self._isSettingUp = False
         super().open()
@@ -545,11 +545,14 @@ def _cutter(raw: Any) -> Callable[[], None]:
     return _doNothing if fileno is None else partial(shutDown, fileno)
 
 
-def _poller(raw: Any) -> Callable[[int], Any]:
-    """Return a function that, called with 0, tells without blocking whether there is data."""
+def pollerOf(raw: Any) -> Callable[[int], Any] | None:
+    """Return a function that, called with 0, tells without blocking whether there is data.
+
+    None for a driver that shows no socket.
+    """
     fileno = _fileno(raw)
     if fileno is None:
-        return _doNothing
+        return None
     if not hasattr(select, "poll"):
         return lambda timeout: select.select([fileno], [], [], timeout)[0]
     poller = select.poll()
