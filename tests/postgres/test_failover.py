@@ -58,6 +58,7 @@ def promote(standby):
     awaitTrue(lambda: not standby.value("select pg_is_in_recovery()"))
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("how", ["stop", "kill"])
 def test_after_a_fail_over_writers_find_the_new_primary(frailPool, pair, pairDsn, how):
     primary, standby = pair

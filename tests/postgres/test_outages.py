@@ -118,6 +118,7 @@ def test_an_end_in_the_middle_of_a_query_fails_that_request_only(
 
 # -- the server is down
 
+@pytest.mark.alone
 def test_a_server_that_is_down_is_told_at_once(frailPool, server):
     pool = frailPool()
     server.stop()
@@ -130,6 +131,7 @@ def test_a_server_that_is_down_is_told_at_once(frailPool, server):
     checkWhole(pool)
 
 
+@pytest.mark.alone
 def test_an_outage_is_waited_for_with_few_attempts_and_recovered_from_at_once(
         frailPool, server, capsys):
     attempts = []
@@ -253,6 +255,7 @@ def test_what_was_only_held_up_is_no_loss(frailPool, proxy, proxyDsn):
     dict(tcp_user_timeout=1000, keepalives_idle=60),
     dict(tcp_user_timeout=0, keepalives_idle=1, keepalives_interval=1, keepalives_count=1),
 ], ids=["what is sent is not acknowledged", "nothing comes any more"])
+@pytest.mark.alone
 def test_a_query_on_a_cut_link_ends(frailPool, server, proxy, proxyDsn, options):
     pool = frailPool(2, proxyDsn, **options)
     takeAll(pool)

@@ -97,6 +97,12 @@ def send(**_):
         job.delay(key)
 
 
+@signals.worker_process_init.connect
+def ready(**_):
+    with open("ready", "a") as file:
+        print(os.getpid(), file=file)
+
+
 @signals.worker_shutdown.connect
 def end(**_):
     use("end")
@@ -113,6 +119,7 @@ class Master:
     """A program that forks, in its own process session; all of that is killed at the end."""
 
     def __init__(self, folder, dsn, *command, **kwargs):
+        self.folder = folder
         self._log = folder / "log"
         with open(self._log, "w") as log:
             self._process = subprocess.Popen(
@@ -181,6 +188,9 @@ def checkAtWork(master, admin, seen):
 
 def checkEnd(master, admin, seen):
     """Have it end by SIGTERM, and check which process used which backend."""
+    # A worker that is just being started misses the signal to end, and is waited for.
+    ready = master.folder / "ready"
+    awaitTrue(lambda: len(ready.read_text().splitlines()) == JOBS + WORKERS)
     assert master.end() == 0
     awaitTrue(lambda: admin.backends() == 0)
     ours = seen("process, backend", "work = 'import'")
@@ -222,9 +232,6 @@ def test_gunicorn_preload(tmp_path, dsn, admin, seen):
         assert [each.result() for each in asking] == [(200, b"done")] * JOBS
         awaitTrue(lambda: admin.value(
             "select count(*) from seen where work = 'child exit'") == JOBS)
-        # A worker that is just being started misses the signal to end, and is waited for.
-        ready = tmp_path / "ready"
-        awaitTrue(lambda: len(ready.read_text().splitlines()) == JOBS + WORKERS)
         checkEnd(master, admin, seen)
         assert seen("process, backend", "work = 'child exit'") <= seen(
             "process, backend", "work = 'import'")

@@ -377,6 +377,7 @@ def test_no_take_repair_runs_after_a_close_that_used_up_the_time(clock, world):
     pool.put(resource)
 
 
+@pytest.mark.alone
 def test_those_who_wait_already_give_up_together_in_an_outage(world):
     class Down(PlainResource):
         isDown = False

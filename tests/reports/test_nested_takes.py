@@ -83,6 +83,7 @@ def nestedWarnings(caplog):
 # -- raiseDeadlock
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("capacity", [1, 2, 5])
 @pytest.mark.parametrize("kind", [PlainResource, FakeResource])
 def test_the_last_holder_who_waits_gets_a_deadlock_and_the_others_are_served(
@@ -188,6 +189,7 @@ def test_all_who_complete_it_in_the_same_instant_are_told_or_served(capacity):
 # -- the warning
 
 
+@pytest.mark.alone
 def test_without_it_one_warning_tells_after_a_second_and_a_new_deadlock_is_told_anew(
         nesting, caplog):
     pool = poolOf("p", 2)

@@ -31,6 +31,7 @@ def recommended(outcome):
 
 # -- what it measures
 
+@pytest.mark.alone
 def test_recommendation_at_a_lock_is_stable_over_three_runs(run, serverDsn, tmp_path):
     # Five eighths of each request are under a lock: two are enough, and one is too few.
     sql = "select pg_sleep(0.003), pg_advisory_xact_lock(42), pg_sleep(0.005)"
@@ -66,6 +67,7 @@ def request(conn):
     awaitTrue(lambda: admin(OURS) == [0])
 
 
+@pytest.mark.alone
 def test_server_with_few_free_connections_is_left_some(run, serverDsn, admin, tmp_path):
     path = tmp_path / "size.json"
     with contextlib.ExitStack() as stack:
@@ -166,6 +168,7 @@ def test_sql_writes_nothing(run, serverDsn, admin):
     assert "read-only" in outcome.err and "--script may write" in outcome.err
 
 
+@pytest.mark.alone
 def test_times_hold_the_whole_wait_also_in_runs_that_are_shorter(run, serverDsn, tmp_path):
     path = tmp_path / "size.json"
     assert run("--dsn", serverDsn, "--to", "2", "--threads", "8", "--seconds", "0.2", "--json",
@@ -223,6 +226,7 @@ def test_picture_and_json_are_written(run, serverDsn, tmp_path):
     assert outcome.out.count("┌") >= 2
 
 
+@pytest.mark.alone
 def test_p99_that_nothing_keeps(run, serverDsn):
     outcome = run("--dsn", serverDsn, "--p99", "1", *SMALL, *SLEEP)
     assert outcome.code == 0
@@ -288,6 +292,7 @@ def request(conn):
     awaitTrue(lambda: admin(OURS) == [0])
 
 
+@pytest.mark.alone
 def test_request_that_does_not_end_loses_only_its_run(run, serverDsn, monkeypatch, tmp_path):
     monkeypatch.setattr(load, "GRACE", 0.1)
     script = tmp_path / "stuck.py"

@@ -285,6 +285,7 @@ def measureThreads(count, seconds=0.06, threads=16):
     return measure
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("count", [1, 3])
 def test_threads_on_a_fake_server(count):
     _, answer = search(measureThreads(count), 16)
