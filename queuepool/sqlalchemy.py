@@ -15,14 +15,14 @@ of a take. So nothing is locked here, and a put takes no lock that a take could 
 
 from __future__ import annotations
 
+import contextlib
 import math
-import select
 from collections.abc import Callable
 from typing import Any, NoReturn
 from weakref import WeakSet
 
 from queuepool import errors
-from queuepool.dbapi import leak
+from queuepool.dbapi import leak, poller
 from queuepool.pool import Pool
 from queuepool.resource import Resource
 
@@ -80,7 +80,7 @@ class Record(Resource, _ConnectionRecord):
         Resource.__init__(self, name)
         self._owner = owner
         #: Called with 0, tells whether there is something to read; None if that is not known.
-        self._poll: Callable[[int], list[Any]] | None = None
+        self._poll: Callable[[int], Any] | None = None
 
     def open(self) -> None:
         """Connect. Raises what the ``creator`` and the listeners of ``connect`` raise."""
@@ -96,7 +96,9 @@ class Record(Resource, _ConnectionRecord):
 
     def _noteOpen(self, connection: Any) -> None:
         self.resource = connection
-        self._poll = _poller(self.driver_connection)
+        self._poll = None
+        with contextlib.suppress(Exception):  # it is no connection to a server
+            self._poll = poller(self.driver_connection)
         self._owner.queuepool.remember(self)
         Resource.open(self)
 
@@ -369,18 +371,3 @@ def _converted(option: str, text: str) -> Any:
         return convert(text)
     except ValueError:
         raise exc.ArgumentError(f"{option} must be {what}; it is a text that is none") from None
-
-
-def _poller(connection: Any) -> Callable[[int], list[Any]] | None:
-    """Return a function that, called with 0, tells without blocking whether there is data."""
-    try:
-        number = connection.fileno()
-        if not isinstance(number, int):
-            return None
-        if not hasattr(select, "poll"):
-            return lambda timeout: select.select([number], [], [], timeout)[0]
-        poller = select.poll()
-        poller.register(number, select.POLLIN)
-        return poller.poll
-    except Exception:  # it has none, or is no connection to a server
-        return None

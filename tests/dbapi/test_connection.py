@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import time
 from functools import partial
 
@@ -429,6 +430,23 @@ def test_one_without_a_fileno_is_asked_only(makePool, clock):
     with pool.take():
         pass
     assert conn.calls == ["commit", "rollback", "rollback", "ping", "rollback", "rollback"]
+
+
+# -- systems
+
+@pytest.mark.parametrize("hasPoll", [True, False])
+def test_a_socket_that_is_not_open_any_more_is_noticed_on_any_system(
+        makePool, monkeypatch, hasPoll):
+    if not hasPoll:
+        monkeypatch.delattr(select, "poll", raising=False)
+    pool = makePool()
+    with pool.take() as conn:
+        pass
+    with pool.take() as again:
+        assert again is conn
+    conn.near.close()  # the driver says that the connection is open
+    with pool.take() as other:
+        assert other is not conn
 
 
 # -- processes
