@@ -115,6 +115,7 @@ def test_what_is_usable_raises_at_a_put_closes_it_in_silence(makePool, caplog, e
     assert conn.closed and not [each for each in caplog.records if each.levelname != "DEBUG"]
 
 
+@pytest.mark.usefixtures("posix")
 def test_a_question_without_an_answer_is_cut_off(makePool, clock):
     pool = makePool(isUsable=driver.waitForAnswer, pingTimeout=0.05, clock=clock)
     with pool.take() as conn:
@@ -126,6 +127,7 @@ def test_a_question_without_an_answer_is_cut_off(makePool, clock):
     assert conn.closed and pool.generation is not generation
 
 
+@pytest.mark.usefixtures("posix")
 def test_a_take_that_has_less_time_tells_nothing_of_the_others(makePool, clock):
     pool = makePool(isUsable=driver.waitForAnswer, pingTimeout=30.0, clock=clock)
     with pool.take() as conn:
@@ -170,6 +172,7 @@ def test_one_that_cannot_be_rolled_back_is_closed(makePool, caplog):
     checkWhole(pool)
 
 
+@pytest.mark.usefixtures("posix")
 def test_a_rollback_that_hangs_is_cut_off(makePool, caplog):
     pool = makePool(pingTimeout=0.05, script={"rollback": driver.waitForAnswer})
     with pool.take() as conn:
@@ -178,6 +181,7 @@ def test_a_rollback_that_hangs_is_cut_off(makePool, caplog):
     assert "server has gone away" in caplog.text
 
 
+@pytest.mark.usefixtures("posix")
 def test_a_close_that_hangs_is_cut_off(makePool, caplog):
     pool = makePool(pingTimeout=0.05, script={"close": driver.waitForAnswer})
     with pool.take():
@@ -266,6 +270,7 @@ def test_an_autocommit_that_a_driver_has_as_methods_is_set_back(makePool):
     assert conn.calls == ["rollback"]
 
 
+@pytest.mark.usefixtures("posix")
 def test_an_autocommit_that_cannot_be_set_back_in_time_is_cut_off(makePool, caplog):
     class Methods(driver.Connection):
         value = False

@@ -91,6 +91,7 @@ print(received, "signals,", interruptions, "interruptions,", pool.stats().takes,
 """
 
 
+@pytest.mark.usefixtures("posix")
 def test_two_thousand_signals_while_eight_threads_work():
     process = subprocess.Popen(
         [sys.executable, "-c", SIGNALLED], stdout=subprocess.PIPE, stderr=subprocess.PIPE,

@@ -435,7 +435,7 @@ def isConnected(conn):
     """Tell whether the socket is neither closed nor shut down."""
     poller = select.poll()
     try:
-        poller.register(conn.fileno(), 0)
+        poller.register(conn.fileno(), select.POLLHUP)
     except (psycopg2.InterfaceError, ValueError):  # the latter: libpq has closed it, it is -1
         return False
     return not poller.poll(0)
