@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 
+import pytest
+
 from tests.helpers import PATIENCE
 
 SIGNALLED = """

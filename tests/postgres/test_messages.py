@@ -442,6 +442,7 @@ def isConnected(conn):
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.usefixtures("posix")
 @pytest.mark.filterwarnings("ignore:.*dropped without being returned:ResourceWarning")
 @pytest.mark.parametrize("way", [Take, Lease, Kept, Raw, Enter])
 def test_twelve_clients_of_three_connections_are_served_or_told(makePool, way):
