@@ -59,7 +59,8 @@ def test_every_module_can_be_imported():
                 importlib.import_module(name)
             except ImportError as error:
                 assert error.name in (  # it is not installed
-                    "django", "opentelemetry", "prometheus_client", "psycopg", "sqlalchemy"), error
+                    "django", "opentelemetry", "prometheus_client", "psycopg", "psycopg2",
+                    "sqlalchemy"), error
         print("queuepool.core.fork" in names and "queuepool.psycopg2" in names)
     """) == "True\n"
 
