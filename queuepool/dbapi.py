@@ -171,7 +171,7 @@ class Connection(Resource):
         self._isSettingUp = True
         raw = self._raw = self._unwrap(conn)
         self.handOut(conn)
-        self._poll = pollerOf(raw) or _doNothing
+        self._poll = poller(raw) or _doNothing
         self._setUp()
         self._isSettingUp = False
         super().open()
@@ -502,7 +502,10 @@ def leak(thing: object) -> None:
 
 
 def shutDown(fileno: int) -> None:
-    """End a connection; a thread that waits for an answer on it fails at once."""
+    """End a connection; a thread that waits for an answer on it fails at once.
+
+    On Windows it may wait until the server, or the network, ends the connection as well.
+    """
     with contextlib.suppress(OSError):
         link = socket.socket(fileno=fileno)
         try:
@@ -545,19 +548,26 @@ def _cutter(raw: Any) -> Callable[[], None]:
     return _doNothing if fileno is None else partial(shutDown, fileno)
 
 
-def pollerOf(raw: Any) -> Callable[[int], Any] | None:
-    """Return a function that, called with 0, tells without blocking whether there is data.
+def poller(raw: Any) -> Callable[[int], Any] | None:
+    """Return a function that, called with 0, tells without blocking whether there is data to read.
 
-    None for a driver that shows no socket.
+    A socket that is not open any more counts as such. None if the driver has no public way to it.
     """
     fileno = _fileno(raw)
     if fileno is None:
         return None
-    if not hasattr(select, "poll"):
-        return lambda timeout: select.select([fileno], [], [], timeout)[0]
-    poller = select.poll()
-    poller.register(fileno, select.POLLIN)
-    return poller.poll
+    if not hasattr(select, "poll"):  # on Windows, and under eventlet
+        return partial(_select, fileno)
+    poll = select.poll()
+    poll.register(fileno, select.POLLIN)
+    return poll.poll
+
+
+def _select(fileno: int, timeout: int) -> bool:
+    try:
+        return bool(select.select([fileno], [], [], timeout)[0])
+    except OSError:
+        return True
 
 
 def _isClosed(raw: Any) -> bool:

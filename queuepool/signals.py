@@ -15,11 +15,12 @@ from queuepool.core.log import brief
 def dumpOnSignal(number: int, file: Any = None) -> None:
     """Write the report of every pool to stderr, or to ``file``, whenever this signal arrives.
 
-    Such as ``dumpOnSignal(signal.SIGUSR1)``; then ``kill -USR1 PID`` shows who holds what. Works
-    while all threads are stuck in ``take``: it takes no lock and writes straight to the file
-    descriptor. Call it in the main thread. A handler that the signal had before is called as well.
-    CPython runs it in the main thread, as soon as that executes Python code: not while it waits for
-    an answer of a database. Called again for the same signal, it replaces the file only.
+    Such as ``dumpOnSignal(signal.SIGUSR1)``; then ``kill -USR1 PID`` shows who holds what. On
+    Windows it is ``signal.SIGBREAK``, and Ctrl-Break. Works while all threads are stuck in
+    ``take``: it takes no lock and writes straight to the file descriptor. Call it in the main
+    thread. A handler that the signal had before is called as well. CPython runs it in the main
+    thread, as soon as that executes Python code: not while it waits for an answer of a database.
+    Called again for the same signal, it replaces the file only.
     """
     if file is not None and not isinstance(file.fileno(), int):
         raise ValueError("file must be one of the operating system: its fileno() must be an int")

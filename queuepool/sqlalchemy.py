@@ -15,13 +15,14 @@ of a take. So nothing is locked here, and a put takes no lock that a take could 
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any, NoReturn
 from weakref import WeakSet
 
 from queuepool import errors
-from queuepool.dbapi import leak, pollerOf
+from queuepool.dbapi import leak, poller
 from queuepool.pool import Pool
 from queuepool.resource import Resource
 
@@ -95,7 +96,9 @@ class Record(Resource, _ConnectionRecord):
 
     def _noteOpen(self, connection: Any) -> None:
         self.resource = connection
-        self._poll = pollerOf(self.driver_connection)
+        self._poll = None
+        with contextlib.suppress(Exception):  # it is no connection to a server
+            self._poll = poller(self.driver_connection)
         self._owner.queuepool.remember(self)
         Resource.open(self)
 

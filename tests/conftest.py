@@ -1,6 +1,7 @@
 """Fixtures for all tests."""
 
 import gc
+import os
 import signal
 
 import pytest
@@ -22,6 +23,14 @@ def clock():
 @pytest.fixture
 def world():
     return World()
+
+
+@pytest.fixture(scope="session")
+def posix():
+    """Skip a test, or what uses a fixture, that needs what Windows does not have."""
+    if not hasattr(os, "fork"):
+        pytest.skip("there is no fork, no unix socket, no signal that halts a process, and no "
+                    "shutdown of a socket that ends a wait for it")
 
 
 @pytest.fixture(autouse=True, scope="session")

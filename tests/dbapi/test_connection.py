@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import time
 from functools import partial
 
@@ -114,6 +115,7 @@ def test_what_is_usable_raises_at_a_put_closes_it_in_silence(makePool, caplog, e
     assert conn.closed and not [each for each in caplog.records if each.levelname != "DEBUG"]
 
 
+@pytest.mark.usefixtures("posix")
 def test_a_question_without_an_answer_is_cut_off(makePool, clock):
     pool = makePool(isUsable=driver.waitForAnswer, pingTimeout=0.05, clock=clock)
     with pool.take() as conn:
@@ -125,6 +127,7 @@ def test_a_question_without_an_answer_is_cut_off(makePool, clock):
     assert conn.closed and pool.generation is not generation
 
 
+@pytest.mark.usefixtures("posix")
 def test_a_take_that_has_less_time_tells_nothing_of_the_others(makePool, clock):
     pool = makePool(isUsable=driver.waitForAnswer, pingTimeout=30.0, clock=clock)
     with pool.take() as conn:
@@ -169,6 +172,7 @@ def test_one_that_cannot_be_rolled_back_is_closed(makePool, caplog):
     checkWhole(pool)
 
 
+@pytest.mark.usefixtures("posix")
 def test_a_rollback_that_hangs_is_cut_off(makePool, caplog):
     pool = makePool(pingTimeout=0.05, script={"rollback": driver.waitForAnswer})
     with pool.take() as conn:
@@ -177,6 +181,7 @@ def test_a_rollback_that_hangs_is_cut_off(makePool, caplog):
     assert "server has gone away" in caplog.text
 
 
+@pytest.mark.usefixtures("posix")
 def test_a_close_that_hangs_is_cut_off(makePool, caplog):
     pool = makePool(pingTimeout=0.05, script={"close": driver.waitForAnswer})
     with pool.take():
@@ -265,6 +270,7 @@ def test_an_autocommit_that_a_driver_has_as_methods_is_set_back(makePool):
     assert conn.calls == ["rollback"]
 
 
+@pytest.mark.usefixtures("posix")
 def test_an_autocommit_that_cannot_be_set_back_in_time_is_cut_off(makePool, caplog):
     class Methods(driver.Connection):
         value = False
@@ -429,6 +435,23 @@ def test_one_without_a_fileno_is_asked_only(makePool, clock):
     with pool.take():
         pass
     assert conn.calls == ["commit", "rollback", "rollback", "ping", "rollback", "rollback"]
+
+
+# -- systems
+
+@pytest.mark.parametrize("hasPoll", [True, False])
+def test_a_socket_that_is_not_open_any_more_is_noticed_on_any_system(
+        makePool, monkeypatch, hasPoll):
+    if not hasPoll:
+        monkeypatch.delattr(select, "poll", raising=False)
+    pool = makePool()
+    with pool.take() as conn:
+        pass
+    with pool.take() as again:
+        assert again is conn
+    conn.near.close()  # the driver says that the connection is open
+    with pool.take() as other:
+        assert other is not conn
 
 
 # -- processes

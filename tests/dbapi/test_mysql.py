@@ -17,8 +17,8 @@ from tests.dbapi.mariadb import Server, programs  # noqa: E402
 from tests.helpers import FakeClock, awaitTrue, checkWhole, start  # noqa: E402
 from tests.recipes import pythonBlocks  # noqa: E402
 
-pytestmark = pytest.mark.skipif(
-    None in programs(), reason="MariaDB is not installed (Debian: apt-get install mariadb-server)")
+pytestmark = [pytest.mark.usefixtures("posix"), pytest.mark.skipif(
+    None in programs(), reason="MariaDB is not installed (Debian: apt-get install mariadb-server)")]
 
 ROOT = Path(__file__).parents[2]
 

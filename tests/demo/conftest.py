@@ -177,7 +177,7 @@ def processesIn(folder):
 
 
 @pytest.fixture
-def start(folder):
+def start(posix, folder):
     """Start the demo in another process, with the folder as its temporary folder."""
     started = []
 

@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import signal
-import sys
 
 import pytest
 
@@ -12,7 +11,7 @@ from queuepool import __main__ as command
 from tests.demo.conftest import SIGNALS, frozen, processesIn
 from tests.helpers import PATIENCE, awaitTrue
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="process groups are Unix's")
+pytestmark = pytest.mark.usefixtures("posix")
 
 
 def test_embedded_run_reports_in_plain_lines_and_leaves_nothing(start):
@@ -27,7 +26,7 @@ def test_embedded_run_reports_in_plain_lines_and_leaves_nothing(start):
     process.checkNothingLeft()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_signal_ends_with_the_report_and_leaves_nothing(start, number):
     process = start("--seconds", "1000", "--threads", "6", "--capacity", "3")
     process.awaitLine("requests/s")

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 
+import pytest
+
 from tests.helpers import PATIENCE
 
 SIGNALLED = """
@@ -91,6 +93,7 @@ print(received, "signals,", interruptions, "interruptions,", pool.stats().takes,
 """
 
 
+@pytest.mark.usefixtures("posix")
 def test_two_thousand_signals_while_eight_threads_work():
     process = subprocess.Popen(
         [sys.executable, "-c", SIGNALLED], stdout=subprocess.PIPE, stderr=subprocess.PIPE,

@@ -598,6 +598,7 @@ def test_dead_connections_are_closed_and_another_one_is_handed_out(
     assert pool.queuepool.stats().closesByReason[Reason.EXCEPTION] == size
 
 
+@pytest.mark.usefixtures("posix")
 def test_an_interrupted_wait_leaves_the_line(makePool):
     pool = makePool(1, PATIENCE)
     fairy = pool.connect()

@@ -110,7 +110,7 @@ def makePool(dsn):
 
 
 @pytest.fixture
-def wire(parameters):
+def wire(posix, parameters):
     """The way to the server over a loopback TCP port that counts what passes, and can be cut."""
     with Wire(f"{parameters['host']}/.s.PGSQL.{parameters['port']}") as wire:
         yield wire
@@ -122,7 +122,7 @@ def wireDsn(wire, dsn):
 
 
 @pytest.fixture(scope="session")
-def frailServer(embeddedServer):
+def frailServer(posix, embeddedServer):
     with Server(embeddedServer.bin) as server:
         server.create()
         yield server

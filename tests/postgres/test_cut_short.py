@@ -67,6 +67,7 @@ def failing(take):
 CUT = 2.0  # seconds: the least that libpq can count
 
 
+@pytest.mark.usefixtures("posix")
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("timeout, connectTimeout, isCut", [
     (0.1, 10, True), (CUT, 10, True), (30.0, 2, False), (None, 2, False)])
@@ -148,6 +149,7 @@ def test_under_a_wait_callback_the_next_host_has_as_much_time(
     assert time.monotonic() - startedAt > CUT + 0.5  # the first host had its time
 
 
+@pytest.mark.usefixtures("posix")
 @pytest.mark.timeout(60)
 def test_under_a_wait_callback_each_of_two_hosts_has_its_time(makePool, green, full, silent):
     pool = makePool(dsn=make_dsn(

@@ -13,7 +13,7 @@ from tests.postgres.server import Server
 
 
 @pytest.fixture
-def pair(embeddedServer):
+def pair(posix, embeddedServer):
     """A primary, and a hot standby that follows it."""
     with Server(embeddedServer.bin) as primary, Server(embeddedServer.bin) as standby:
         primary.create()

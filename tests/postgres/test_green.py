@@ -220,6 +220,7 @@ PROGRAMS = {
 }
 
 
+@pytest.mark.usefixtures("posix")
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
 def test_gevent(program, dsn):

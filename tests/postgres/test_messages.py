@@ -435,13 +435,14 @@ def isConnected(conn):
     """Tell whether the socket is neither closed nor shut down."""
     poller = select.poll()
     try:
-        poller.register(conn.fileno(), 0)
+        poller.register(conn.fileno(), select.POLLHUP)
     except (psycopg2.InterfaceError, ValueError):  # the latter: libpq has closed it, it is -1
         return False
     return not poller.poll(0)
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.usefixtures("posix")
 @pytest.mark.filterwarnings("ignore:.*dropped without being returned:ResourceWarning")
 @pytest.mark.parametrize("way", [Take, Lease, Kept, Raw, Enter])
 def test_twelve_clients_of_three_connections_are_served_or_told(makePool, way):

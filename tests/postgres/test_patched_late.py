@@ -30,6 +30,7 @@ LATE = """
 """
 
 
+@pytest.mark.usefixtures("posix")
 @pytest.mark.timeout(60)
 def test_patches_after_the_import_freeze_nothing(dsn):
     pytest.importorskip("gevent", reason="gevent is not installed")

@@ -287,6 +287,7 @@ def test_a_connection_that_its_user_closed_is_opened_again(makePool):
     assert pool.stats().closesByReason[Reason.REPAIR] == 1
 
 
+@pytest.mark.usefixtures("posix")
 @pytest.mark.timeout(20)
 def test_a_busy_connection_is_closed_without_waiting_for_its_statement(makePool, admin):
     pool = makePool()

@@ -73,7 +73,7 @@ def test_the_first_steps_run_one_after_the_other(dsn, echoPort, monkeypatch, cap
 
 
 @pytest.fixture
-def unchanged():
+def unchanged(posix):
     """Set back what the examples change for the whole process."""
     logger = logging.getLogger("queuepool")
     level, handler = logger.level, signal.getsignal(signal.SIGUSR1)

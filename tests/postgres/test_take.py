@@ -45,8 +45,8 @@ def awaitReadable(conn):
 def awaitEnd(conn):
     """Wait until the server's end of the socket is closed, and not only its last word here."""
     poller = select.poll()
-    poller.register(conn.fileno(), 0)
-    awaitTrue(lambda: poller.poll(0))  # POLLHUP needs no asking
+    poller.register(conn.fileno(), select.POLLHUP)
+    awaitTrue(lambda: poller.poll(0))
 
 
 def test_with_hands_out_the_connection_of_psycopg2_itself(makePool):
@@ -84,6 +84,7 @@ def test_opening_sends_no_statement_by_default(makePool, wire, wireDsn):
     assert b"SET" not in wire.said.upper().replace(b"TZ", b"")
 
 
+@pytest.mark.usefixtures("posix")
 def test_a_connection_ended_by_the_server_is_replaced_without_asking(
         makePool, admin, monkeypatch):
     monkeypatch.setattr(Connection, "_ping", None)  # not to be called
@@ -159,6 +160,7 @@ def test_what_the_server_says_unasked_is_no_death(makePool, wire, wireDsn, unask
     assert (b"SHOW" in wire.said) is isAsked
 
 
+@pytest.mark.usefixtures("posix")
 def test_a_connection_closed_after_its_put_is_opened_again(makePool):
     pool = makePool()
     with pool.take() as conn:
@@ -176,7 +178,7 @@ def test_a_connection_closed_after_its_put_is_opened_again(makePool):
 
 
 def test_without_poll_select_does(makePool, admin, monkeypatch):
-    monkeypatch.delattr(select, "poll")
+    monkeypatch.delattr(select, "poll", raising=False)
     pool = makePool()
     with pool.take() as conn:
         pass

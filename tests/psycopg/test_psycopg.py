@@ -238,6 +238,7 @@ def test_one_whose_notifications_are_half_read_is_closed(makePool, isInTransacti
     checkWhole(pool)
 
 
+@pytest.mark.usefixtures("posix")
 def test_one_on_which_a_thread_begins_to_listen_after_the_put_is_not_handed_out(
         makePool, monkeypatch):
     monkeypatch.setattr("queuepool.psycopg.END_TIME", PATIENCE)
@@ -424,6 +425,7 @@ def test_a_rollback_that_hangs_is_cut_off(makePool, wire, wireDsn, caplog):
     checkWhole(pool)
 
 
+@pytest.mark.usefixtures("posix")
 def test_a_put_does_not_wait_for_a_statement_of_another_thread(makePool, admin, monkeypatch):
     monkeypatch.setattr("queuepool.psycopg.END_TIME", PATIENCE)
     pool = makePool()

@@ -354,7 +354,6 @@ def test_ctrl_c_while_the_script_is_imported(run, stops, monkeypatch, tmp_path):
     assert outcome.out == "Stopped before anything was measured.\n"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no process can be halted")
 def test_ctrl_c_while_the_server_does_not_answer(start, serverDsn, tmp_path):
     path = tmp_path / "size.json"
     process = start("size", "--dsn", serverDsn, "--json", str(path), "--seconds", "100",
@@ -366,7 +365,6 @@ def test_ctrl_c_while_the_server_does_not_answer(start, serverDsn, tmp_path):
     assert (outcome.code, outcome.err) == (0, "")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="process groups are Unix's")
 def test_real_ctrl_c_leaves_nothing(start):
     process = start("size", "--seconds", "0.5", "--threads", "4", "--sql", "select pg_sleep(0.002)")
     process.awaitLine("4 connections")
