@@ -9,12 +9,12 @@ programs use ``queuepool.psycopg2.ConnectionPool``.
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Hashable
 from typing import Any, NamedTuple, SupportsInt
 from weakref import ref
 
 from queuepool import errors
+from queuepool.lock import Lock, exclusive
 from queuepool.psycopg2 import Connection, ConnectionPool
 
 import psycopg2.pool  # isort: skip  after queuepool.psycopg2, which says how to install the driver
@@ -47,18 +47,18 @@ class _KeyedPool(ConnectionPool):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._mutex = threading.Lock()  # guards what follows; never held while anything blocks
+        self._lock = Lock()  # guards what follows; never held while anything blocks
         self._taken: dict[Hashable, _Taken] = {}
         self._keys: dict[int, Hashable] = {}  # by id of the connection, which _taken keeps alive
         self._inherited: dict[int, _Taken] = {}  # by id: what a parent process has checked out
         self._hasEnded = False
         self._hasRecycler = False
 
+    @exclusive
     def find(self, key: Hashable) -> connection | None:
         """Return what is checked out under this key. Raises PoolError after ``closeAll``."""
-        with self._mutex:
-            self._checkEnd()
-            taken = self._taken.get(key)
+        self._checkEnd()
+        taken = self._taken.get(key)
         return taken and taken.conn
 
     def takeFor(self, key: Hashable, timeout: float | None) -> connection:
@@ -84,55 +84,65 @@ class _KeyedPool(ConnectionPool):
                 self.startRecycler()
         return handle.resource  # type: ignore[return-value]
 
+    @exclusive
     def _keep(self, key: Hashable, handle: Connection) -> bool:
         conn: Any = handle.resource
-        with self._mutex:
-            if self._hasEnded or key in self._taken:
-                return False
-            self._keys[id(conn)] = key
-            self._taken[key] = _Taken(handle, conn)
-            return True
+        if self._hasEnded or key in self._taken:
+            return False
+        self._keys[id(conn)] = key
+        self._taken[key] = _Taken(handle, conn)
+        return True
 
     def putBack(self, conn: connection | None, key: Hashable | None, close: bool) -> None:
         """Put back what is checked out; close it first if ``close``."""
-        with self._mutex:
-            self._checkEnd()
-            taken = self._inherited.pop(id(conn), None)
-            if taken is not None:
-                close = False  # the parent process goes on with it; put only forgets it
-            else:
-                if key is None:
-                    key = self._keys.get(id(conn))
-                taken = self._taken.get(key)
-                if taken is None:
-                    raise PoolError(_UNKEYED)
-                if conn is not None and taken.conn is not conn:
-                    raise PoolError(f"{_UNKEYED}: its key belongs to another one")
-                del self._taken[key]
-                del self._keys[id(taken.conn)]
+        handle, isOurs = self._remove(conn, key)
         try:
-            if close:
-                taken.handle.close()
+            if close and isOurs:
+                handle.close()
         finally:
-            self.put(taken.handle)
+            self.put(handle)
+
+    @exclusive
+    def _remove(self, conn: connection | None, key: Hashable | None) -> tuple[Connection, bool]:
+        """Forget what is checked out. Tell whether it is not the parent process's, which goes on
+        with it: then put only forgets it, too.
+        """
+        self._checkEnd()
+        taken = self._inherited.pop(id(conn), None)
+        if taken is not None:
+            return taken.handle, False
+        if key is None:
+            key = self._keys.get(id(conn))
+        taken = self._taken.get(key)
+        if taken is None:
+            raise PoolError(_UNKEYED)
+        if conn is not None and taken.conn is not conn:
+            raise PoolError(f"{_UNKEYED}: its key belongs to another one")
+        del self._taken[key]
+        del self._keys[id(taken.conn)]
+        return taken.handle, True
 
     def closeAll(self) -> None:
         """Close the pool and all connections, those that are checked out as well."""
-        with self._mutex:
-            self._checkEnd()
-            self._hasEnded = True
-            taken = list(self._taken.values())
-            self._taken.clear()
-            self._keys.clear()
+        taken = self._end()
         self.close()
         for each in taken:
             with contextlib.suppress(Exception):
                 each.handle.close()
             self.put(each.handle)
 
+    @exclusive
+    def _end(self) -> list[_Taken]:
+        self._checkEnd()
+        self._hasEnded = True
+        taken = list(self._taken.values())
+        self._taken.clear()
+        self._keys.clear()
+        return taken
+
     def startAfresh(self) -> None:
         """Forget, in a child process, what the parent has, but for putting it back."""
-        self._mutex = threading.Lock()  # another thread of the parent may have held it
+        self._lock = Lock()  # another thread of the parent may have held it
         self._inherited.update((id(each.conn), each) for each in self._taken.values())
         self._taken.clear()
         self._keys.clear()

@@ -12,32 +12,34 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from queuepool.lock import Lock, exclusive
+
 
 class Limit:
     """One time limit. Its action runs in the watchdog's thread, unless it ends before."""
 
     def __init__(self, action: Callable[[], float | None]) -> None:
         self._action: Callable[[], float | None] | None = action
-        self._lock = threading.RLock()  # a finalizer may call end in the watchdog's own thread
+        self._lock = Lock()  # a finalizer may call end in the watchdog's own thread
         #: Whether the time was over before the call was.
         self.isOver = False
 
+    @exclusive
     def expire(self) -> float | None:
         """Run the action, and return what it returns.
 
         Meanwhile ``end`` waits, so that what the action works on still exists.
         """
-        with self._lock:
-            if self._action is not None:
-                self.isOver = True
-                with contextlib.suppress(Exception):
-                    return self._action()
+        if self._action is not None:
+            self.isOver = True
+            with contextlib.suppress(Exception):
+                return self._action()
         return None
 
+    @exclusive
     def end(self) -> None:
         """Forget the action. It does not run any more after this."""
-        with self._lock:
-            self._action = None
+        self._action = None
 
 
 #: An instant of time.monotonic(), a number in the order of arrival, and a limit.

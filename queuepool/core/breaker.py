@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Callable
 
 from queuepool.core.slot import NEVER, PAST, Place, Slot
+from queuepool.lock import Lock, exclusive
 
 #: Seconds between the first failure and the next attempt. Doubled after each further failure.
 FIRST_PAUSE = 0.1
@@ -23,20 +23,20 @@ class CircuitBreaker:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._lock = threading.RLock()  # a signal handler may enter it again
+        self._lock = Lock()
         self._probe: Slot | None = None
         self.reset()
 
+    @exclusive
     def reset(self) -> None:
         """Note a success: everybody may open again."""
-        with self._lock:
-            self.isTripped = False
-            #: The last failure, without the frames of its traceback; None if there was none.
-            self.error: BaseException | None = None
-            #: When the first failure happened, and when the next attempt may be made.
-            self.startedAt = self.retryAt = PAST
-            self._pause = FIRST_PAUSE
-            self._probe = None
+        self.isTripped = False
+        #: The last failure, without the frames of its traceback; None if there was none.
+        self.error: BaseException | None = None
+        #: When the first failure happened, and when the next attempt may be made.
+        self.startedAt = self.retryAt = PAST
+        self._pause = FIRST_PAUSE
+        self._probe = None
 
     def trip(self) -> None:
         """Note that an open resource turned out to be broken: perhaps the others are, too."""
@@ -47,16 +47,17 @@ class CircuitBreaker:
 
         ``outer`` is the exception that the caller of ``take`` was handling: it is not ours.
         """
-        now = self._clock()
-        error = withoutFrames(error, outer)
-        with self._lock:
-            if self.error is None:
-                self.startedAt = now
-            self.error = error
-            self.isTripped = True
-            if now >= self.retryAt:  # of several that fail at once, one counts
-                self.retryAt = now + self._pause * random.uniform(0.85, 1.0)
-                self._pause = min(2.0 * self._pause, LONGEST_PAUSE)
+        self._keep(withoutFrames(error, outer), self._clock())
+
+    @exclusive
+    def _keep(self, error: BaseException, now: float) -> None:
+        if self.error is None:
+            self.startedAt = now
+        self.error = error
+        self.isTripped = True
+        if now >= self.retryAt:  # of several that fail at once, one counts
+            self.retryAt = now + self._pause * random.uniform(0.85, 1.0)
+            self._pause = min(2.0 * self._pause, LONGEST_PAUSE)
 
     def isReady(self) -> bool:
         """Tell whether somebody may try to open now."""
@@ -78,18 +79,20 @@ class CircuitBreaker:
         """Tell whether this held slot may be opened now. If tripped, it is the probe then."""
         if not self.isTripped:
             return True
-        if self._clock() < self.retryAt:
-            return False
-        with self._lock:
-            if self._current() is None:
-                self._probe = slot
-            return self._probe is slot
+        return self._clock() >= self.retryAt and self._isProbe(slot)
 
+    @exclusive
+    def _isProbe(self, slot: Slot) -> bool:
+        """Tell whether this is the probe. It is from now on if there is none."""
+        if self._current() is None:
+            self._probe = slot
+        return self._probe is slot
+
+    @exclusive
     def release(self, slot: Slot) -> None:
         """Let another one be the probe, if it was this one."""
-        with self._lock:
-            if self._probe is slot:
-                self._probe = None
+        if self._probe is slot:
+            self._probe = None
 
     def _current(self) -> Slot | None:
         """Return the probe. A slot that is not held any more is none, however it got there."""

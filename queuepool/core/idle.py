@@ -29,6 +29,7 @@ from weakref import ref
 
 from queuepool.core.call import Call
 from queuepool.core.slot import NEVER, NOWHERE, Place, Slot
+from queuepool.lock import Lock, exclusive
 from queuepool.stats import Reason
 
 #: Seconds after which a waiter checks that the line moves though nobody woke it. A signal handler
@@ -107,7 +108,7 @@ class IdleQueue(queue.LifoQueue[Any]):
         #: For _checkLine: when it checks again, and who was first when something was idle.
         self._nextCheckAt = 0.0
         self._suspect: ref[Waiter] | None = None
-        self._membership = threading.RLock()
+        self._lock = Lock()
         #: Something is in here once the queue is shut down and the last member is gone.
         self._ended: SimpleQueue[None] = SimpleQueue()
 
@@ -137,31 +138,31 @@ class IdleQueue(queue.LifoQueue[Any]):
         """Tell whether a member has to leave, after the capacity shrank."""
         return len(self.members) - len(self.leaving) > self.maxsize
 
+    @exclusive
     def admit(self, slot: Slot) -> bool:
         """Make a slot a member. Return False if there is no room, or the queue was shut down."""
-        with self._membership:
-            if self.isShutDown or not self.hasRoom:
-                return False
-            slot.queue = self
-            self.members[slot] = None
-            return True
+        if self.isShutDown or not self.hasRoom:
+            return False
+        slot.queue = self
+        self.members[slot] = None
+        return True
 
+    @exclusive
     def startLeaving(self, slot: Slot) -> bool:
         """Tell whether this held member has to leave. If so it is closed, then finishLeaving."""
-        with self._membership:
-            if slot not in self.leaving and not self.hasSurplus:
-                return False
-            self.leaving[slot] = None
-            return True
+        if slot not in self.leaving and not self.hasSurplus:
+            return False
+        self.leaving[slot] = None
+        return True
 
+    @exclusive
     def finishLeaving(self, slot: Slot) -> bool:
         """Evict a member that had to leave. Return False if meanwhile the capacity grew again."""
-        with self._membership:
-            self.leaving.pop(slot, None)
-            if len(self.members) <= self.maxsize:
-                return False
-            self.evict(slot)
-            return True
+        self.leaving.pop(slot, None)
+        if len(self.members) <= self.maxsize:
+            return False
+        self.evict(slot)
+        return True
 
     def evict(self, slot: Slot) -> None:
         """Remove a member for good, so that there is room for another. Takes no lock."""
@@ -358,15 +359,18 @@ class IdleQueue(queue.LifoQueue[Any]):
 
     def shutdown(self, immediate: bool = False) -> None:
         """Let nobody wait any more: wake all who do. May be called again."""
-        with self._membership:
-            if not self.isShutDown:
-                self.isShutDown = True; self.waiters.append(ref(END))  # noqa: E702
+        self._end()
         for place in _copy(self.waiters):
             waiter = place()
             if waiter is not None:
                 waiter.wake()
         if not self.members:
             self._ended.put(None)
+
+    @exclusive
+    def _end(self) -> None:
+        if not self.isShutDown:
+            self.isShutDown = True; self.waiters.append(ref(END))  # noqa: E702
 
     def awaitEnd(self, seconds: float) -> bool:
         """Wait up to that long for the last member of a queue that was shut down to be gone.

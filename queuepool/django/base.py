@@ -57,6 +57,7 @@ from django.db.utils import DatabaseErrorWrapper
 from django.utils.functional import cached_property
 
 from queuepool.errors import PoolClosed, PoolError
+from queuepool.lock import Lock, exclusive
 from queuepool.psycopg2 import Connection, ConnectionPool
 
 if is_psycopg3:
@@ -171,28 +172,32 @@ class Pools:
     def __init__(self) -> None:
         #: Of each alias. A tuple is replaced under the lock, and read without it.
         self._entries: dict[str, tuple[Entry, ...]] = {}
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def get(self, alias: str, recipe: Recipe) -> ConnectionPool:
         """Return the pool of an alias that was made of this recipe; make it if there is none."""
         pool = self._find(alias, recipe)
-        if pool is not None:
-            return pool
-        with self._lock:
-            pool = self._find(alias, recipe)
-            if pool is not None:
-                return pool
-            recipe = recipe.copy()
-            pool = recipe.makePool(alias)
-            entries = [entry for entry in self._entries.get(alias, ()) if not entry.pool.closed]
-            unused = sorted((entry for entry in entries if not entry.pool.stats().taken),
-                            key=lambda entry: entry.usedAt)
-            surplus = unused[:max(0, len(entries) + 1 - MOST_POOLS)]
-            self._entries[alias] = (Entry(recipe, pool, time.monotonic()), *(
-                entry for entry in entries if entry not in surplus))
-        for entry in surplus:
-            entry.pool.close()
+        if pool is None:
+            pool, surplus = self._make(alias, recipe)
+            for entry in surplus:
+                entry.pool.close()
         return pool
+
+    @exclusive
+    def _make(self, alias: str, recipe: Recipe) -> tuple[ConnectionPool, list[Entry]]:
+        """Return the pool, which another thread may have made, and what makes room for it."""
+        pool = self._find(alias, recipe)
+        if pool is not None:
+            return pool, []
+        recipe = recipe.copy()
+        pool = recipe.makePool(alias)
+        entries = [entry for entry in self._entries.get(alias, ()) if not entry.pool.closed]
+        unused = sorted((entry for entry in entries if not entry.pool.stats().taken),
+                        key=lambda entry: entry.usedAt)
+        surplus = unused[:max(0, len(entries) + 1 - MOST_POOLS)]
+        self._entries[alias] = (Entry(recipe, pool, time.monotonic()), *(
+            entry for entry in entries if entry not in surplus))
+        return pool, surplus
 
     def _find(self, alias: str, recipe: Recipe) -> ConnectionPool | None:
         for entry in self._entries.get(alias, ()):
@@ -207,20 +212,23 @@ class Pools:
 
         A replica that mirrors the test database would keep it from being dropped.
         """
-        with self._lock:
-            databases = [entry.recipe.database for entry in self._entries.get(alias, ())]
-            closing = []
-            for each, entries in self._entries.items():
-                left = [entry for entry in entries if each == alias
-                        or entry.recipe.database in databases]
-                closing += left
-                self._entries[each] = tuple(entry for entry in entries if entry not in left)
-        for entry in closing:
+        for entry in self._remove(alias):
             entry.pool.close()
+
+    @exclusive
+    def _remove(self, alias: str) -> list[Entry]:
+        databases = [entry.recipe.database for entry in self._entries.get(alias, ())]
+        removed = []
+        for each, entries in self._entries.items():
+            left = [entry for entry in entries if each == alias
+                    or entry.recipe.database in databases]
+            removed += left
+            self._entries[each] = tuple(entry for entry in entries if entry not in left)
+        return removed
 
     def startAfresh(self) -> None:
         """Forget, in a child process, that another thread may have had the lock."""
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
 
 _pools = Pools()

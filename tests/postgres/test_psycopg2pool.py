@@ -1002,8 +1002,8 @@ def test_closeall_in_a_child_leaves_the_parents_connections_alone(make):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_a_child_needs_no_lock_that_another_thread_held(make):
     pool = make(1, 1)
-    with pool.connectionPool._mutex:
-        assert inChild(lambda: value(pool.getconn(), "select 6 * 7") == 42)
+    next(pool.connectionPool._lock.steps)
+    assert inChild(lambda: value(pool.getconn(), "select 6 * 7") == 42)
 
 
 def test_the_connection_pool_below_is_there_for_more(make):

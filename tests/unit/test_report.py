@@ -12,6 +12,7 @@ import pytest
 
 from queuepool import Pool, PoolBusy, PoolClosed, PoolError, PoolTimeout, Report, Verdict
 from queuepool.core.leaks import LOOKS_FOR_ERRORS
+from queuepool.lock import Lock
 from queuepool.report import SHOWN, WIDTH, Frame, Holder
 from tests.helpers import (PATIENCE, FakeResource, Gate, PlainResource, awaitTrue, awaitWaiting,
                            checkWhole, start)
@@ -368,17 +369,21 @@ def test_it_takes_no_lock(clock):
     """Another thread has every lock of the pool while this one makes a report."""
     pool = poolOf(3, clock=clock, openRetryTime=1.0)
     pool.startRecycler(60)
-    kinds = type(threading.Lock()), type(threading.RLock())
+    kinds = type(threading.Lock()), type(threading.RLock()), Lock
     locks = [thing for owner in (pool, pool._queue, pool._breaker, pool._keeper, pool._ledger,
                                  pool._hooks, pool._limits, pool._recycler)
              for thing in vars(owner).values() if isinstance(thing, kinds)]
-    assert {id(pool._queue._membership), id(pool._breaker._lock)} <= set(map(id, locks))
+    assert {id(pool._queue._lock), id(pool._breaker._lock)} <= set(map(id, locks))
     gate = Gate()
 
     def lockAll():
         with contextlib.ExitStack() as stack:
             for lock in locks:
-                stack.enter_context(lock)
+                if isinstance(lock, Lock):
+                    next(lock.steps)
+                    stack.callback(lock.release)
+                else:
+                    stack.enter_context(lock)
             gate()
 
     with pool.take():
