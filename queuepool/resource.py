@@ -263,17 +263,17 @@ class Resource:
             slot = object.__getattribute__(self, "_slot")
         except AttributeError:  # its __init__ has failed
             return False
+        current = slot.ref()
+        if current is not None and current is not self:  # a twin has taken its place
+            return False
         place = slot.place
         queue = slot.queue
-        if place is IDLE and slot.ref() is None:
+        if place is IDLE:
             # Collected with its pool, or put by a finalizer in the same garbage. It is finalized
             # now, so the next take has to replace it.
             slot.droppedFrom = place
             slot.askToCheck()
         if queue is None or place is not TAKEN and place is not HELD:
-            return False
-        current = slot.ref()
-        if current is not None and current is not self:  # a twin has taken its place
             return False
         if queue.isShutDown:  # nobody needs it: its driver closes it
             queue.evict(slot)

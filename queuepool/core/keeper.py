@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 from weakref import ref
 
 from queuepool.core.breaker import CircuitBreaker
@@ -20,6 +21,26 @@ from queuepool.core.slot import NEVER, Ledger, Place, Slot
 from queuepool.stats import Reason
 
 IDLE, HELD = Place.IDLE, Place.HELD
+
+T = TypeVar("T")
+
+
+def withHand(method: Callable[..., T]) -> Callable[..., T]:
+    """Give a method of the Keeper a call of its own, whose hand is returned whatever is raised.
+
+    Not a with statement: its end may need more of the stack than its block did.
+    """
+    @functools.wraps(method)
+    def run(keeper: Keeper, *args: Any) -> T:
+        call = Call()
+        call.resource = None
+        try:
+            return method(keeper, call, *args)
+        except BaseException:
+            keeper._queue.giveBack(call.resource)
+            raise
+
+    return run
 
 
 class Keeper:
@@ -128,14 +149,14 @@ class Keeper:
 
     # -- what came back without a put
 
-    def reclaim(self) -> bool:
+    @withHand
+    def reclaim(self, call: Call) -> bool:
         """Close one resource that came back without a put. Return False if there is none."""
-        with self._holding() as call:
-            if not self._queue.pick(call, self._queue.returnedPicks):
-                return False
-            if self.restore(call):
-                self.release(call)
-            return True
+        if not self._queue.pick(call, self._queue.returnedPicks):
+            return False
+        if self.restore(call):
+            self.release(call)
+        return True
 
     def reclaimAll(self, until: float = NEVER) -> None:
         """Close what came back without a put."""
@@ -224,11 +245,14 @@ class Keeper:
         for slot in due:
             if self._clock() > until:
                 return
-            with self._holding() as call:
-                if self._pickToClose(call, slot):
-                    self._hold(call)
-                    self._closeOrReplace(call, minOpen)
-                    self.release(call)
+            self._closeThis(slot, minOpen)
+
+    @withHand
+    def _closeThis(self, call: Call, slot: Slot, minOpen: int) -> None:
+        if self._pickToClose(call, slot):
+            self._hold(call)
+            self._closeOrReplace(call, minOpen)
+            self.release(call)
 
     def _pickToClose(self, call: Call, slot: Slot) -> bool:
         if not self._queue.comparesByIdentity:
@@ -292,42 +316,38 @@ class Keeper:
         except Exception:
             return False
 
-    def openOne(self, seconds: float | None = None) -> bool:
+    @withHand
+    def openOne(self, call: Call, seconds: float | None = None) -> bool:
         """Open a closed resource, or one built for it. Return False if there is none.
 
         Raises what its ``open`` raises. ``seconds`` is its ``timeLeft``.
         """
-        with self._holding() as call:
-            name = "a new resource"
-            try:
-                if not self._breaker.isReady() or not (
-                        self.pickClosed(call) or self.build(call)):
-                    return False
-                name = repr(call.resource.name)
-                self._hold(call)
-                call.resource._slot.since = self._clock()
-                call.resource._slot.timeout = seconds
-                if not self._breaker.admits(call.resource._slot):
-                    return False
-                self._hooks.open(call.resource)
-                return True
-            except Exception:
-                self._log.warning(
-                    "cannot-open", "opening %s ahead of use failed", name, exc_info=True)
-                raise
-            finally:
-                if call.resource is not None:
-                    self.release(call)
+        name = "a new resource"
+        try:
+            if not self._breaker.isReady() or not (self.pickClosed(call) or self.build(call)):
+                return False
+            name = repr(call.resource.name)
+            self._hold(call)
+            call.resource._slot.since = self._clock()
+            call.resource._slot.timeout = seconds
+            if not self._breaker.admits(call.resource._slot):
+                return False
+            self._hooks.open(call.resource)
+            return True
+        except Exception:
+            self._log.warning(
+                "cannot-open", "opening %s ahead of use failed", name, exc_info=True)
+            raise
+        finally:
+            if call.resource is not None:
+                self.release(call)
 
     def trim(self, until: float = NEVER) -> None:
         """Let surplus members leave, closed ones first, then the least recently used."""
         queue = self._queue
         while queue.hasSurplus and self._clock() <= until:
-            with self._holding() as call:
-                if not (queue.pick(call, queue.closedPicks) or queue.pick(call, queue.oldestPicks)):
-                    return  # the rest leaves when it is put
-                self._hold(call)
-                self.release(call)
+            if not (self._closeOne(queue.closedPicks) or self._closeOne(queue.oldestPicks)):
+                return  # the rest leaves when it is put
 
     def drain(self, until: float = NEVER) -> bool:
         """Close what is idle in a closed pool. Return False if some of it is left."""
@@ -340,14 +360,14 @@ class Keeper:
                 return True
         return True
 
-    def _closeOne(self, picks: Iterator[Any]) -> bool:
-        """Let one leave a closed pool. Return False if there is none."""
-        with self._holding() as call:
-            if not self._queue.pick(call, picks):
-                return False
-            self._hold(call)
-            self.release(call)
-            return True
+    @withHand
+    def _closeOne(self, call: Call, picks: Iterator[Any]) -> bool:
+        """Let one leave, if it has to. Return False if there is none."""
+        if not self._queue.pick(call, picks):
+            return False
+        self._hold(call)
+        self.release(call)
+        return True
 
     def countIdle(self) -> int:
         """Return how many can be taken at once: those that are idle or can still be built."""
@@ -368,17 +388,6 @@ class Keeper:
         slot.takenBy = currentTaker()
         slot.since = self._clock()
         slot.timeout = None
-
-    @contextlib.contextmanager
-    def _holding(self) -> Iterator[Call]:
-        """Give a call whose hand is returned whatever is raised."""
-        call = Call()
-        call.resource = None
-        try:
-            yield call
-        except BaseException:
-            self._queue.giveBack(call.resource)
-            raise
 
 
 def _lastUsedAt(slot: Slot) -> float:
