@@ -87,11 +87,14 @@ class Interrupter:
         self.left -= 1
 
     def _leavesWith(self, frame):
-        """Tell whether a with-block is just left: a line event, but no signal comes there.
+        """Tell whether a block or a lock is just left: a line event, but no signal comes there.
 
-        Between the end of the block and the call of __exit__ there is no signal point.
+        Between the end of the block and the call of __exit__, or of release, there is no signal
+        point.
         """
         line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+        if line in ("if isHeld:", "self._lock.release()"):
+            return True
         if not line.startswith("with "):
             return False
         if (frame, frame.f_lineno) in self._entered:
