@@ -182,12 +182,14 @@ class IdleQueue(queue.LifoQueue[Any]):
         runs finalizers, which bring a resource back.
         """
         for slot in list(self.members):
-            # Two references: the slot's, and the one of this call.
-            if slot.place in (Place.TAKEN, Place.HELD) and getrefcount(slot.life) == 2:
-                if slot.openedAt is not None:
-                    slot.countClose(Reason.DROPPED)
-                self.lost.append(slot)
-                self.evict(slot)
+            with self._membership:  # of two who find the same, one evicts it
+                # Two references: the slot's, and the one of this call. Without the GIL there may
+                # seem to be one more until the thread that made it runs again, never one less.
+                if slot.place in (Place.TAKEN, Place.HELD) and getrefcount(slot.life) == 2:
+                    if slot.openedAt is not None:
+                        slot.countClose(Reason.DROPPED)
+                    self.lost.append(slot)
+                    self.evict(slot)
 
     # -- picks: a resource gets into the hand of a call
 
@@ -209,7 +211,9 @@ class IdleQueue(queue.LifoQueue[Any]):
             # remove returns None, so the filter lets through what was removed.
             for call.resource in filterfalse(self.open.remove, (resource,)):
                 return True
-        except (ValueError, IndexError):  # the latter: another thread changed it meanwhile
+        except Exception:
+            # It is not there, or another thread changed the deque meanwhile. The message is to
+            # have the repr of the resource, its user's own, which may raise anything.
             pass
         return False
 
