@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import sys
 from bisect import bisect_left
 from collections import deque
@@ -18,17 +17,19 @@ NEVER = float("inf")
 PAST = float("-inf")
 
 
-class Place(enum.Enum):
-    """Where a resource is: in exactly one of these.
+class Place:
+    """Where a resource is: in exactly one of these, told apart by identity.
 
     From the pick to the next line, where a call sets HELD, the place is still the former one.
+    They are interned strings, which no thread counts references to. Without the GIL threads would
+    hinder each other by counting those to the members of an Enum, at each take and put.
     """
 
-    IDLE = "idle in the pool"
-    HELD = "in the hands of a pool call that runs its hooks"
-    TAKEN = "checked out"
-    RETURNED = "back in the pool, to be closed before it is used again"
-    GONE = "not in a pool"
+    IDLE = sys.intern("idle in the pool")
+    HELD = sys.intern("in the hands of a pool call that runs its hooks")
+    TAKEN = sys.intern("checked out")
+    RETURNED = sys.intern("back in the pool, to be closed before it is used again")
+    GONE = sys.intern("not in a pool")
 
 
 class Slot:
@@ -78,7 +79,7 @@ class Slot:
         self.hasRepairHooks = False
         self.isTriedLast = False  #: its last open failed: others are tried first
         #: TAKEN or HELD: its finalizer brought it back, from its user or from a call
-        self.droppedFrom: Place | None = None
+        self.droppedFrom: str | None = None
         self.closing = Reason.USER  #: the reason that counts if it is closed now
         self.takenBy: Any = None  #: the Taker that took it last, or holds it
         self.takenAt = PAST

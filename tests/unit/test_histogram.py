@@ -10,7 +10,7 @@ import pytest
 from queuepool import Histogram, Pool, PoolClosed, PoolDeadlock, PoolTimeout
 from queuepool.core.slot import Ledger
 from queuepool.stats import BOUNDS
-from tests.helpers import (PATIENCE, FakeClock, FakeResource, hasGil, PlainResource, awaitWaiting,
+from tests.helpers import (PATIENCE, FakeClock, FakeResource, PlainResource, awaitWaiting, hasGil,
                            checkClosed, runTogether, start)
 
 
