@@ -132,7 +132,8 @@ class Ledger:
     """All slots that a pool ever had, so that no count ends with its resource."""
 
     def __init__(self) -> None:
-        # Of both only single append, pop and copy() are used: atomic without the GIL, too.
+        # Of the list only append and copy() are used, of the deque only append and pop: each is
+        # atomic without the GIL, too. (A deque's copy() would not be.)
         self._slots: list[Slot] = []
         self._spare: deque[Slot] = deque()
 
@@ -161,8 +162,8 @@ class Ledger:
     def _consistent(slot: Slot, sum: str, counts: list[int]) -> tuple[float, list[int]]:
         """Return a sum and a copy of its counts in which the same times are.
 
-        Whoever counts stores both with no call in between, so no other thread runs there (without
-        the GIL it may; then they may differ by one time).
+        Whoever counts stores both with no call in between, so no other thread runs there. Without
+        the GIL one may read between the two: then the counts are one time ahead of the sum.
         """
         for _ in range(100):  # more often than a thread can count while another one reads
             seconds = getattr(slot, sum)
