@@ -67,6 +67,7 @@ from queuepool.core.leaks import Taker, threadLocal
 from queuepool.core.limits import Limits, checkInteger, checkLimit, checkSeconds, describe
 from queuepool.core.log import Log, brief
 from queuepool.core.recycler import Recycler
+from queuepool.core.refcount import unbias
 from queuepool.core.sampler import Counts, Samples
 from queuepool.core.slot import NEVER, NO_COUNTS, NOWHERE, PAST, Ledger, Place, Slot
 from queuepool.elsewhere import Elsewhere
@@ -701,6 +702,7 @@ class Pool(Generic[R]):
             self._keeper.detach(resource, slot)
             raise
         self._takeBack(resource, None, now, isUse=False)
+        unbias(resource)  # else one that another thread drops may come back late
 
     # -- the whole pool
 

@@ -24,7 +24,7 @@ import pytest
 import queuepool
 from queuepool import Pool, PoolClosed, PoolError, PoolTimeout
 from tests.helpers import (FakeClock, FakeResource, PlainResource, World, awaitTrue, awaitWaiting,
-                           checkWhole, hasGil, start)
+                           checkWhole, start)
 
 PACKAGE = os.path.dirname(queuepool.__file__) + os.sep
 CAPACITY = 3
@@ -577,8 +577,6 @@ def interrupt(case, kind, number, makeStage, keeps):
 def test_interruption_at_every_line(case, makeStage, keeps, kind, quietly):
     if keeps and case in DROPPING_CASES:
         pytest.skip("what somebody else refers to is not dropped")
-    if case in (drop, dropWithAWaiter) and not hasGil():
-        pytest.skip("without the GIL a finalizer runs in the thread that made the resource")
     points, losses = interruptEverywhere(case, kind, makeStage, keeps)
     print(f"{points} interruptions, {points - len(losses)} survived")
     assert not losses, "\n".join(losses)

@@ -9,8 +9,8 @@ import warnings
 import pytest
 
 from queuepool import Pool, PoolTimeout, Reason
-from tests.helpers import (PATIENCE, FakeResource, PlainResource, World, awaitWaiting, checkClosed,
-                           checkWhole, runTogether, start)
+from tests.helpers import (PATIENCE, FakeResource, Gate, PlainResource, World, awaitWaiting,
+                           checkClosed, checkWhole, runTogether, start)
 
 
 class LastingWorld(World):
@@ -186,6 +186,33 @@ def test_dropped_wakes_who_waits(world, told, monkeypatch, isSeeded):
     pool.put(resource)
     del resource
     assert len(told) == 1
+    checkWhole(pool, world)
+
+
+@pytest.mark.parametrize("isSeeded", [False, True], ids=["factory", "seeded"])
+def test_dropped_comes_back_at_once_though_its_maker_is_blocked(world, told, isSeeded):
+    """Without the GIL CPython would leave it to the thread that made it to free it."""
+    def use():
+        takeAndDrop(pool)
+        with pool.take(timeout=0):  # makes another one in its place
+            pass
+
+    def useAndBlock():
+        use()
+        gate()
+
+    gate = Gate()
+    pool = Pool("p", 1) if isSeeded else makePool(world)
+    if isSeeded:
+        pool.put(PlainResource("p-0", world))
+    with pool.take():
+        pass
+    using = start(useAndBlock)
+    gate.awaitArrival()
+    start(use).result()
+    gate.open()
+    using.result()
+    assert pool.stats().closesByReason[Reason.DROPPED] == 2
     checkWhole(pool, world)
 
 

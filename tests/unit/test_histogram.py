@@ -10,8 +10,8 @@ import pytest
 from queuepool import Histogram, Pool, PoolClosed, PoolDeadlock, PoolTimeout
 from queuepool.core.slot import Ledger
 from queuepool.stats import BOUNDS
-from tests.helpers import (PATIENCE, FakeClock, FakeResource, PlainResource, awaitWaiting, hasGil,
-                           checkClosed, runTogether, start)
+from tests.helpers import (PATIENCE, FakeClock, FakeResource, PlainResource, awaitWaiting,
+                           checkClosed, hasGil, runTogether, start)
 
 
 def histogramOf(*times):
