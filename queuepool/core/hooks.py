@@ -98,7 +98,9 @@ class Hooks:
         slot.countOpening(seconds)
         self._log.debug("opened %r in %.3f s", resource.name, seconds)
         # Most are opened by the thread that made them. Not when they are made: it may take long.
-        unbias(resource)
+        if slot.isNew:
+            slot.isNew = False
+            unbias(resource)
 
     def _closeHalfOpen(self, resource: Hooked) -> None:
         """Close what a failed ``open`` left behind. The exception that counts is that of open."""

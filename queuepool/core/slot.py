@@ -45,7 +45,7 @@ class Slot:
     """
 
     __slots__ = (
-        "name", "place", "queue", "ref", "life", "isLong", "hasRepairHooks",
+        "name", "place", "queue", "ref", "life", "isLong", "isNew", "hasRepairHooks",
         "isTriedLast", "droppedFrom",
         "closing",
         "takenBy", "takenAt", "trace", "reportedAt", "generation", "since", "timeout",
@@ -75,6 +75,7 @@ class Slot:
         self.queue: Any = None  #: the IdleQueue that it is a member of
         self.ref: Callable[[], Any] = _nothing  #: weak: returns the resource, or None
         self.isLong = False  #: its takes and puts never go the short way
+        self.isNew = True  #: the resource, or its twin, was not opened yet
         self.life: object = None  #: the resource refers to it as long as it exists
         self.hasRepairHooks = False
         self.isTriedLast = False  #: its last open failed: others are tried first
