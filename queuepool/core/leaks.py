@@ -21,6 +21,14 @@ from queuepool.report import SHOWN, Frame, Holder, stackOf
 #: of errors, which are made at any time and in great numbers, do not look there.
 LOOKS_FOR_ERRORS = sys.version_info >= (3, 12)
 
+def mayLook() -> bool:
+    """Tell whether the frames of other threads may be looked at.
+
+    Without the GIL those threads go on meanwhile, and CPython crashes: then nobody looks.
+    """
+    return getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
 #: How many frames of a thread are looked at, from the innermost outwards.
 DEPTH = 50
 
@@ -105,7 +113,8 @@ def holdersOf(slots: Iterable[Slot], now: float, asker: Taker | None = None,
         for number, (since, slot, taker, isHeld) in enumerate(found):
             frames: tuple[Frame, ...] | None = ()
             hasEnded = taker.hasEnded
-            if not hasEnded and (stacks is None or LOOKS_FOR_ERRORS and number < SHOWN):
+            if not hasEnded and mayLook() and (
+                    stacks is None or LOOKS_FOR_ERRORS and number < SHOWN):
                 key = slot, slot.takes
                 frames = seen.get(key)
                 if frames is None:
@@ -154,5 +163,7 @@ def reportOverdue(slots: Iterable[Slot], leakTime: float | None, now: float, log
 
 
 def _stackOf(ident: int) -> str:
+    if not mayLook():
+        return "(no stack: without the GIL it cannot be read)"
     frames = _framesOf(sys._current_frames().get(ident))
     return stackOf(frames) or "(no stack: it is no thread)"

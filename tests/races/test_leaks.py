@@ -10,7 +10,7 @@ import pytest
 
 from queuepool import Pool, PoolTimeout, Reason
 from tests.helpers import (PATIENCE, FakeResource, Gate, PlainResource, World, awaitWaiting,
-                           checkClosed, checkWhole, runTogether, start)
+                           checkClosed, checkWhole, needsFrames, runTogether, start)
 
 
 class LastingWorld(World):
@@ -305,6 +305,7 @@ def test_a_thread_that_lives_is_not_reported_without_leak_time(world, caplog, cl
     pool.put(resource)
 
 
+@needsFrames
 @pytest.mark.parametrize("leakTrace", [False, True])
 def test_what_is_out_longer_than_leak_time_is_reported_once(world, caplog, clock, leakTrace):
     caplog.set_level(logging.INFO, "queuepool")
