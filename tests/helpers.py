@@ -5,8 +5,6 @@ import sys
 import threading
 import weakref
 
-import pytest
-
 from queuepool import Resource
 
 #: Seconds after which a test that waits for another thread is given up. Never reached in a
@@ -145,11 +143,6 @@ class PlainResource(Resource):
 def hasGil():
     """Tell whether one thread at a time runs Python code."""
     return getattr(sys, "_is_gil_enabled", lambda: True)()
-
-
-#: For tests of what is told of where other threads are.
-needsFrames = pytest.mark.skipif(
-    not hasGil(), reason="without the GIL the frames of other threads cannot be read")
 
 
 def start(target, *args):

@@ -10,7 +10,11 @@ import pytest
 
 from queuepool import Pool, PoolTimeout, Reason
 from tests.helpers import (PATIENCE, FakeResource, Gate, PlainResource, World, awaitWaiting,
-                           checkClosed, checkWhole, needsFrames, runTogether, start)
+                           checkClosed, checkWhole, hasGil, runTogether, start)
+
+#: For tests of what is told of where other threads are.
+needsFrames = pytest.mark.skipif(
+    not hasGil(), reason="without the GIL the frames of other threads cannot be read")
 
 
 class LastingWorld(World):

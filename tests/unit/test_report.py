@@ -14,7 +14,11 @@ from queuepool import Pool, PoolBusy, PoolClosed, PoolError, PoolTimeout, Report
 from queuepool.core.leaks import LOOKS_FOR_ERRORS
 from queuepool.report import SHOWN, WIDTH, Frame, Holder
 from tests.helpers import (PATIENCE, FakeResource, Gate, PlainResource, awaitTrue, awaitWaiting,
-                           checkWhole, needsFrames, start)
+                           checkWhole, hasGil, start)
+
+#: For tests of what is told of where other threads are.
+needsFrames = pytest.mark.skipif(
+    not hasGil(), reason="without the GIL the frames of other threads cannot be read")
 
 
 def poolOf(capacity, kind=PlainResource, **options):
