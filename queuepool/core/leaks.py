@@ -21,19 +21,19 @@ from queuepool.report import SHOWN, Frame, Holder, stackOf
 #: of errors, which are made at any time and in great numbers, do not look there.
 LOOKS_FOR_ERRORS = sys.version_info >= (3, 12)
 
+#: How many frames of a thread are looked at, from the innermost outwards.
+DEPTH = 50
+
+#: Seconds for which many errors at a time use what one of them has looked at.
+STACKS_TIME = 0.1
+
+
 def mayLook() -> bool:
     """Tell whether the frames of other threads may be looked at.
 
     Without the GIL those threads go on meanwhile, and CPython crashes: then nobody looks.
     """
     return getattr(sys, "_is_gil_enabled", lambda: True)()
-
-
-#: How many frames of a thread are looked at, from the innermost outwards.
-DEPTH = 50
-
-#: Seconds for which many errors at a time use what one of them has looked at.
-STACKS_TIME = 0.1
 
 
 class ThreadLife:
@@ -164,6 +164,6 @@ def reportOverdue(slots: Iterable[Slot], leakTime: float | None, now: float, log
 
 def _stackOf(ident: int) -> str:
     if not mayLook():
-        return "(no stack: without the GIL it cannot be read)"
+        return "(no stack: without the GIL it cannot be read)\n"
     frames = _framesOf(sys._current_frames().get(ident))
-    return stackOf(frames) or "(no stack: it is no thread)"
+    return stackOf(frames) or "(no stack: it is no thread)\n"

@@ -97,11 +97,9 @@ def test_room_for_a_new_one_is_free(makePool, world, sleepers):
     with pytest.raises(PoolBusy):
         pool.take()
     sleepers.release()
+    pool.put(taken)  # now: of three who see room for two at a time, any one may have to wait
     for taker in takers:
         pool.put(taker.result())
-        if taken is not None:
-            pool.put(taken)
-            taken = None
     checkWhole(pool, world)
 
 
