@@ -67,6 +67,7 @@ from queuepool.core.leaks import Taker, threadLocal
 from queuepool.core.limits import Limits, checkInteger, checkLimit, checkSeconds, describe
 from queuepool.core.log import Log, brief
 from queuepool.core.recycler import Recycler
+from queuepool.core.refcount import unbias
 from queuepool.core.sampler import Counts, Samples
 from queuepool.core.slot import NEVER, NO_COUNTS, NOWHERE, PAST, Ledger, Place, Slot
 from queuepool.elsewhere import Elsewhere
@@ -80,7 +81,6 @@ __all__ = ["CloseOnException", "Pool", "ResourceManager"]
 
 R = TypeVar("R", bound=Resource)
 
-# Looked up once: attributes of an enum are slow to read.
 IDLE, HELD, TAKEN, RETURNED = Place.IDLE, Place.HELD, Place.TAKEN, Place.RETURNED
 REPAIR, USER = Reason.REPAIR, Reason.USER
 
@@ -89,11 +89,19 @@ REPAIR, USER = Reason.REPAIR, Reason.USER
 LEAST_CLOSE_TIME = 1.0
 
 
+def _own(number: float) -> float:
+    """Return an equal object that no other pool has.
+
+    Without the GIL threads hinder each other by counting the references to one object.
+    """
+    return number + 0.0
+
+
 def _limit(name: str) -> Any:
     """Return a property that is a limit of the pool: 1.3.2's programs may read and set it."""
     def setLimit(pool: Pool[Any], value: float | None) -> None:
         pool._limits.change(name, value, list(pool._queue.members))
-        pool._idleLimit = pool._limits.maxIdleTime
+        pool._idleLimit = _own(pool._limits.maxIdleTime)
 
     return property(lambda pool: pool._limits.given(name), setLimit)
 
@@ -171,7 +179,7 @@ class Pool(Generic[R]):
         self.raiseDeadlock = raiseDeadlock
         self._histograms = histograms
         self._limits = Limits(maxIdleTime, maxOpenTime, maxUsageCount, jitter)
-        self._idleLimit = self._limits.maxIdleTime
+        self._idleLimit = _own(self._limits.maxIdleTime)
         self._factory = factory
         #: Returns the instant now, in seconds; all times of the pool are measured by it.
         self.clock = clock
@@ -184,6 +192,8 @@ class Pool(Generic[R]):
         self._knotAt = PAST
         #: For the reports of errors.
         self._stacks = leaks.Stacks()
+        #: ``taker``, as that of leaks.threadLocal, which threads of several pools would share.
+        self._local = threading.local()
         #: A put that a subclass defines is called at the end of a with block.
         self._overridesPut = type(self).put is not Pool.put
         self._recycler = Recycler(self, self._log)
@@ -229,9 +239,9 @@ class Pool(Generic[R]):
         if timeout is not POOL_DEFAULT:
             timeout = checkSeconds("timeout", timeout)
         try:
-            taker = threadLocal.taker
+            taker = self._local.taker
         except AttributeError:  # the first take of this thread
-            taker = leaks.currentTaker()
+            taker = self._local.taker = leaks.currentTaker()
         now = self.clock()
         call = None
         resource: Any = None
@@ -582,9 +592,9 @@ class Pool(Generic[R]):
             slot.place = HELD
             slot.timeout = None
             try:
-                slot.takenBy = threadLocal.taker
+                slot.takenBy = self._local.taker
             except AttributeError:
-                slot.takenBy = leaks.currentTaker()
+                slot.takenBy = self._local.taker = leaks.currentTaker()
             if slot.queue is not queue:  # it was taken before a fork
                 held = None
                 self._disown(resource)
@@ -646,7 +656,7 @@ class Pool(Generic[R]):
         """Tell that what is put is not taken; an exception of the user is the one to be seen."""
         if resource._slot.place is RETURNED:
             return  # a finalizer or an interrupted call was faster; it comes back all the same
-        misuse = (f"{resource.name!r} is {resource._slot.place.value}, not checked out: it was "
+        misuse = (f"{resource.name!r} is {resource._slot.place}, not checked out: it was "
                   f"already returned (put twice?). Return once what was taken, and do not use it "
                   f"afterwards")
         if error is None:
@@ -692,6 +702,7 @@ class Pool(Generic[R]):
             self._keeper.detach(resource, slot)
             raise
         self._takeBack(resource, None, now, isUse=False)
+        unbias(resource)  # else one that another thread drops may come back late
 
     # -- the whole pool
 

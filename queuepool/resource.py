@@ -402,7 +402,7 @@ def checkNew(pool: Owner, resource: Any) -> None:
     if owner is not None:
         raise poolError(
             "foreign", f"pool {pool.name!r}: {resource.name!r} belongs to pool {owner.name!r}, "
-            f"where it is {resource._slot.place.value}; put it back there")
+            f"where it is {resource._slot.place}; put it back there")
 
 
 def checkInit(pool: Owner, resource: Any) -> None:

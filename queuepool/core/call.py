@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-#: The default of take's timeout: the pool's takeTimeout. None means for ever.
+#: The default of take's timeout: the pool's takeTimeout. None means for ever. It is a class, since
+#: without the GIL threads would hinder each other by counting the references to an instance.
 POOL_DEFAULT: Any = type(
-    "PoolsTakeTimeout", (), {"__repr__": lambda self: "<the pool's takeTimeout>"})()
+    "Default", (type,), {"__repr__": lambda self: "<the pool's takeTimeout>"})(
+    "PoolsTakeTimeout", (), {})
 
 #: Seconds that the hooks of a take may use even if its timeout is shorter, such as 0.
 LEAST_HOOK_TIME = 0.05

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from queuepool.core.breaker import CircuitBreaker
 from queuepool.core.limits import Limits
 from queuepool.core.log import Log, brief
+from queuepool.core.refcount import unbias
 from queuepool.core.slot import Slot
 from queuepool.errors import PoolError, poolError
 from queuepool.stats import Reason
@@ -96,6 +97,10 @@ class Hooks:
         seconds = self._settings.clock() - startedAt
         slot.countOpening(seconds)
         self._log.debug("opened %r in %.3f s", resource.name, seconds)
+        # Most are opened by the thread that made them. Not when they are made: it may take long.
+        if slot.isNew:
+            slot.isNew = False
+            unbias(resource)
 
     def _closeHalfOpen(self, resource: Hooked) -> None:
         """Close what a failed ``open`` left behind. The exception that counts is that of open."""

@@ -5,7 +5,10 @@ Two rules make it work:
 - *Put, then look at the waiters; stand in line, then look at what is idle.* A put only wakes the
   first waiter, which picks for itself, so nothing is ever on its way from one thread to another.
   If one thread puts while another one stands in line, whoever comes second sees what the first
-  did: either the putter sees the waiter and wakes it, or the waiter sees the resource.
+  did: either the putter sees the waiter and wakes it, or the waiter sees the resource. Without the
+  GIL as well: a deque changes under its own lock, which it releases by an atomic operation, and its
+  length is read sequentially consistent, so on x86-64 and ARM64 no such read is done before the
+  change that comes before it in the same thread. Elsewhere LOOK_AGAIN_TIME is the net.
 - *A pick is one step.* ``for call.resource in picks`` pops a resource and stores it in the hand of
   the call without a call in between. CPython runs signal handlers only after calls and jumps, so
   no interruption finds a resource that is neither idle nor in a hand.
@@ -76,8 +79,10 @@ class IdleQueue(queue.LifoQueue[Any]):
     neither its put and get nor its lock: see the module.
 
     What is shared is safe without the GIL as well, because only atomic operations are used:
-    append, appendleft, +=, pop, popleft, remove and len of a deque; single stores, pop, ``in`` and
-    list() of a dict.
+    append, appendleft, +=, pop, popleft, the item at an end and len of a deque; single stores, pop,
+    ``in`` and list() of a dict. Two are not atomic and tell so, and are tried again: ``remove`` of
+    a deque (IndexError) and its copy (RuntimeError). The picks of several threads are one map over
+    one endless repeat; neither of them has a state that a step changes.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -165,7 +170,10 @@ class IdleQueue(queue.LifoQueue[Any]):
         return True
 
     def evict(self, slot: Slot) -> None:
-        """Remove a member for good, so that there is room for another. Takes no lock."""
+        """Remove a member for good, so that there is room for another. Takes no lock.
+
+        Only whoever holds the slot may call it; ``reconcile``, which holds nothing, has the lock.
+        """
         self.leaving.pop(slot, None)
         slot.place = Place.GONE
         # One line, see Call: a member knows its queue, and what knows its queue is a member.
@@ -183,12 +191,14 @@ class IdleQueue(queue.LifoQueue[Any]):
         runs finalizers, which bring a resource back.
         """
         for slot in list(self.members):
-            # Two references: the slot's, and the one of this call.
-            if slot.place in (Place.TAKEN, Place.HELD) and getrefcount(slot.life) == 2:
-                if slot.openedAt is not None:
-                    slot.countClose(Reason.DROPPED)
-                self.lost.append(slot)
-                self.evict(slot)
+            with self._membership:  # of two who find the same, one evicts it
+                # Two references: the slot's, and the one of this call. Without the GIL there may
+                # seem to be one more until the thread that made it runs again, never one less.
+                if slot.place in (Place.TAKEN, Place.HELD) and getrefcount(slot.life) == 2:
+                    if slot.openedAt is not None:
+                        slot.countClose(Reason.DROPPED)
+                    self.lost.append(slot)
+                    self.evict(slot)
 
     # -- picks: a resource gets into the hand of a call
 
@@ -210,7 +220,9 @@ class IdleQueue(queue.LifoQueue[Any]):
             # remove returns None, so the filter lets through what was removed.
             for call.resource in filterfalse(self.open.remove, (resource,)):
                 return True
-        except (ValueError, IndexError):  # the latter: another thread changed it meanwhile
+        except Exception:
+            # It is not there, or another thread changed the deque meanwhile. The message is to
+            # have the repr of the resource, its user's own, which may raise anything.
             pass
         return False
 

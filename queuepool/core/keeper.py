@@ -202,6 +202,7 @@ class Keeper:
         try:
             call.resource = twinOf(resource)
             slot.ref = ref(call.resource)
+            slot.isNew = True
         except Exception:  # as of a class of which only C code can make an object
             call.resource = None
             self.detach(resource, slot)

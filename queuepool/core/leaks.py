@@ -28,6 +28,14 @@ DEPTH = 50
 STACKS_TIME = 0.1
 
 
+def mayLook() -> bool:
+    """Tell whether the frames of other threads may be looked at.
+
+    Without the GIL those threads go on meanwhile, and CPython crashes: then nobody looks.
+    """
+    return getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
 class ThreadLife:
     """An object that only the thread-local data of a thread (or greenlet) refers to."""
 
@@ -105,7 +113,8 @@ def holdersOf(slots: Iterable[Slot], now: float, asker: Taker | None = None,
         for number, (since, slot, taker, isHeld) in enumerate(found):
             frames: tuple[Frame, ...] | None = ()
             hasEnded = taker.hasEnded
-            if not hasEnded and (stacks is None or LOOKS_FOR_ERRORS and number < SHOWN):
+            if not hasEnded and mayLook() and (
+                    stacks is None or LOOKS_FOR_ERRORS and number < SHOWN):
                 key = slot, slot.takes
                 frames = seen.get(key)
                 if frames is None:
@@ -154,5 +163,7 @@ def reportOverdue(slots: Iterable[Slot], leakTime: float | None, now: float, log
 
 
 def _stackOf(ident: int) -> str:
+    if not mayLook():
+        return "(no stack: without the GIL it cannot be read)\n"
     frames = _framesOf(sys._current_frames().get(ident))
-    return stackOf(frames) or "(no stack: it is no thread)"
+    return stackOf(frames) or "(no stack: it is no thread)\n"

@@ -22,7 +22,8 @@ class Counts(NamedTuple):
 class Era:
     """The samples at one capacity."""
 
-    # Only single append, item access, item assignment and copy() are used: atomic without the GIL.
+    # Of the list only append, item assignment and copy() are used, of the deque only append and
+    # the first item: each is atomic without the GIL, too.
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.loads: list[int] = []

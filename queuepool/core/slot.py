@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import sys
 from bisect import bisect_left
 from collections import deque
@@ -18,17 +17,19 @@ NEVER = float("inf")
 PAST = float("-inf")
 
 
-class Place(enum.Enum):
-    """Where a resource is: in exactly one of these.
+class Place:
+    """Where a resource is: in exactly one of these, told apart by identity.
 
     From the pick to the next line, where a call sets HELD, the place is still the former one.
+    They are interned strings, which no thread counts references to. Without the GIL threads would
+    hinder each other by counting those to the members of an Enum, at each take and put.
     """
 
-    IDLE = "idle in the pool"
-    HELD = "in the hands of a pool call that runs its hooks"
-    TAKEN = "checked out"
-    RETURNED = "back in the pool, to be closed before it is used again"
-    GONE = "not in a pool"
+    IDLE = sys.intern("idle in the pool")
+    HELD = sys.intern("in the hands of a pool call that runs its hooks")
+    TAKEN = sys.intern("checked out")
+    RETURNED = sys.intern("back in the pool, to be closed before it is used again")
+    GONE = sys.intern("not in a pool")
 
 
 class Slot:
@@ -44,7 +45,7 @@ class Slot:
     """
 
     __slots__ = (
-        "name", "place", "queue", "ref", "life", "isLong", "hasRepairHooks",
+        "name", "place", "queue", "ref", "life", "isLong", "isNew", "hasRepairHooks",
         "isTriedLast", "droppedFrom",
         "closing",
         "takenBy", "takenAt", "trace", "reportedAt", "generation", "since", "timeout",
@@ -74,11 +75,12 @@ class Slot:
         self.queue: Any = None  #: the IdleQueue that it is a member of
         self.ref: Callable[[], Any] = _nothing  #: weak: returns the resource, or None
         self.isLong = False  #: its takes and puts never go the short way
+        self.isNew = True  #: the resource, or its twin, was not opened yet
         self.life: object = None  #: the resource refers to it as long as it exists
         self.hasRepairHooks = False
         self.isTriedLast = False  #: its last open failed: others are tried first
         #: TAKEN or HELD: its finalizer brought it back, from its user or from a call
-        self.droppedFrom: Place | None = None
+        self.droppedFrom: str | None = None
         self.closing = Reason.USER  #: the reason that counts if it is closed now
         self.takenBy: Any = None  #: the Taker that took it last, or holds it
         self.takenAt = PAST
@@ -131,7 +133,8 @@ class Ledger:
     """All slots that a pool ever had, so that no count ends with its resource."""
 
     def __init__(self) -> None:
-        # Of both only single append, pop and copy() are used: atomic without the GIL, too.
+        # Of the list only append and copy() are used, of the deque only append and pop: each is
+        # atomic without the GIL, too. (A deque's copy() would not be.)
         self._slots: list[Slot] = []
         self._spare: deque[Slot] = deque()
 
@@ -160,8 +163,8 @@ class Ledger:
     def _consistent(slot: Slot, sum: str, counts: list[int]) -> tuple[float, list[int]]:
         """Return a sum and a copy of its counts in which the same times are.
 
-        Whoever counts stores both with no call in between, so no other thread runs there (without
-        the GIL it may; then they may differ by one time).
+        Whoever counts stores both with no call in between, so no other thread runs there. Without
+        the GIL one may read between the two: then the counts are one time ahead of the sum.
         """
         for _ in range(100):  # more often than a thread can count while another one reads
             seconds = getattr(slot, sum)

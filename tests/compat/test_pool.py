@@ -524,7 +524,7 @@ def test_the_recycler_is_one_daemon_thread_that_recycles():
     (thread,) = set(threading.enumerate()) - before
     assert thread.daemon and thread.name.startswith("queuepool recycler")
     deadline = time.monotonic() + 30
-    while manager._isOpen and time.monotonic() < deadline:
+    while (manager._isOpen or not pool._queue.qsize()) and time.monotonic() < deadline:
         thread.join(0.001)
     assert not manager._isOpen and pool._queue.qsize() == 1
 

@@ -3,14 +3,20 @@
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
-from tests.postgres import conftest
+if find_spec("psycopg2"):
+    from tests.postgres import conftest
 
-#: The server that the tests of psycopg2 use.
-dsn, parameters, embeddedServer = conftest.dsn, conftest.parameters, conftest.embeddedServer
-postgresql, postgresql_noproc = conftest.postgresql, conftest.postgresql_noproc
+    #: The server that the tests of psycopg2 use.
+    dsn, parameters, embeddedServer = conftest.dsn, conftest.parameters, conftest.embeddedServer
+    postgresql, postgresql_noproc = conftest.postgresql, conftest.postgresql_noproc
+else:
+    @pytest.fixture
+    def dsn():
+        pytest.skip("psycopg2 is not installed")
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 

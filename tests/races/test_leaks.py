@@ -9,8 +9,12 @@ import warnings
 import pytest
 
 from queuepool import Pool, PoolTimeout, Reason
-from tests.helpers import (PATIENCE, FakeResource, PlainResource, World, awaitWaiting, checkClosed,
-                           checkWhole, runTogether, start)
+from tests.helpers import (PATIENCE, FakeResource, Gate, PlainResource, World, awaitWaiting,
+                           checkClosed, checkWhole, hasGil, runTogether, start)
+
+#: For tests of what is told of where other threads are.
+needsFrames = pytest.mark.skipif(
+    not hasGil(), reason="without the GIL the frames of other threads cannot be read")
 
 
 class LastingWorld(World):
@@ -189,6 +193,33 @@ def test_dropped_wakes_who_waits(world, told, monkeypatch, isSeeded):
     checkWhole(pool, world)
 
 
+@pytest.mark.parametrize("isSeeded", [False, True], ids=["factory", "seeded"])
+def test_dropped_comes_back_at_once_though_its_maker_is_blocked(world, told, isSeeded):
+    """Without the GIL CPython would leave it to the thread that made it to free it."""
+    def use():
+        takeAndDrop(pool)
+        with pool.take(timeout=0):  # makes another one in its place
+            pass
+
+    def useAndBlock():
+        use()
+        gate()
+
+    gate = Gate()
+    pool = Pool("p", 1) if isSeeded else makePool(world)
+    if isSeeded:
+        pool.put(PlainResource("p-0", world))
+    with pool.take():
+        pass
+    using = start(useAndBlock)
+    gate.awaitArrival()
+    start(use).result()
+    gate.open()
+    using.result()
+    assert pool.stats().closesByReason[Reason.DROPPED] == 2
+    checkWhole(pool, world)
+
+
 def test_dropped_after_close_lets_the_close_end(world, told):
     """Its driver closes what is dropped then; nobody is told to put it into a closed pool."""
     pool = makePool(world)
@@ -278,6 +309,7 @@ def test_a_thread_that_lives_is_not_reported_without_leak_time(world, caplog, cl
     pool.put(resource)
 
 
+@needsFrames
 @pytest.mark.parametrize("leakTrace", [False, True])
 def test_what_is_out_longer_than_leak_time_is_reported_once(world, caplog, clock, leakTrace):
     caplog.set_level(logging.INFO, "queuepool")

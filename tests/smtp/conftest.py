@@ -4,7 +4,6 @@ import asyncio
 import ssl
 
 import pytest
-import trustme
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult
 
@@ -187,6 +186,7 @@ class MailServer(Controller):
 @pytest.fixture(scope="session")
 def authority():
     """A certificate authority that only these tests trust."""
+    trustme = pytest.importorskip("trustme", reason="trustme is not installed")
     return trustme.CA()
 
 

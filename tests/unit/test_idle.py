@@ -11,7 +11,7 @@ from queuepool.core.call import Call
 from queuepool.core.idle import IdleQueue, Waiter
 from queuepool.core.slot import NEVER, Place, Slot
 from queuepool.stats import Reason
-from tests.helpers import PATIENCE, Gate, awaitTrue, start
+from tests.helpers import PATIENCE, Gate, awaitTrue, runTogether, start
 
 
 class Item:
@@ -186,6 +186,17 @@ def test_a_known_one_is_picked_from_among_the_others(idle):
 
 # -- members
 
+def test_what_is_not_idle_is_not_picked_whatever_its_repr_does(idle):
+    class Unprintable(Item):
+        def __repr__(self):
+            raise RuntimeError
+
+    call = Call()
+    call.resource = None
+    assert not idle.pickThis(call, member(idle, kind=Unprintable))
+    assert call.resource is None
+
+
 def test_nobody_is_admitted_beyond_the_capacity(idle):
     items = [member(idle) for _ in range(3)]
     assert not idle.hasRoom
@@ -269,6 +280,38 @@ def test_members_whose_resource_is_there_are_kept(idle):
     held._slot.ref = lambda: None
     idle.reconcile()
     assert list(idle.members) == [held._slot, waiting._slot]
+
+
+def test_of_many_who_find_the_same_lost_member_one_evicts_it():
+    for _ in range(200):
+        idle = IdleQueue(3)
+        for _ in range(3):
+            member(idle)
+        runTogether(*[idle.reconcile] * 4)
+        assert len(idle.lost) == 3 and not idle.members
+
+
+def test_threads_share_the_picks():
+    """Nothing is picked twice, nothing is lost, and who finds nothing is told so."""
+    idle = IdleQueue(4)
+    rounds = 5000
+
+    def pickAndPut():
+        call, picked = Call(), 0
+        while picked < rounds:
+            if idle.pick(call, idle.openPicks):
+                assert call.resource.users.pop() is None
+                picked += 1
+                call.resource.users.append(None)
+                idle.open.append(call.resource)
+        return picked
+
+    for _ in range(3):
+        item = member(idle)
+        item.users = [None]
+        idle.open.append(item)
+    assert runTogether(*[pickAndPut] * 4) == [rounds] * 4
+    assert len(idle.open) == len(set(map(id, idle.open))) == 3
 
 
 # -- waiters

@@ -3,9 +3,11 @@
 import errno
 import os
 
-import psycopg2
 import pytest
-from psycopg2.extensions import parse_dsn
+
+psycopg2 = pytest.importorskip("psycopg2", reason="psycopg2 is not installed")
+
+from psycopg2.extensions import parse_dsn  # noqa: E402
 
 from queuepool.libpq import (CONNECT_DEFAULTS, LEAST_CONNECT_TIMEOUT, UNREACHED, buildDsn,
                              checkOptions, connectTimeout, isPermanent, withoutSecrets)

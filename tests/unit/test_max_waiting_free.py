@@ -16,17 +16,22 @@ class Sleepers:
     def __init__(self, monkeypatch):
         self._isAwake = threading.Event()
         self._isAwake.set()
+        self._asleep = set()
         original = idle.Waiter.sleep
 
         def sleepLonger(waiter, seconds):
+            self._asleep.add(waiter)
             isWoken = original(waiter, seconds)
             assert self._isAwake.wait(PATIENCE)
+            self._asleep.discard(waiter)
             return isWoken
 
         monkeypatch.setattr(idle.Waiter, "sleep", sleepLonger)
 
-    def hold(self):
+    def hold(self, pool):
+        # Who stands in line, but does not sleep yet, would look and get what is put.
         self._isAwake.clear()
+        awaitTrue(lambda: len(self._asleep) == pool.stats().waiting)
 
     def release(self):
         self._isAwake.set()
@@ -65,7 +70,7 @@ def test_those_for_whom_something_is_free_do_not_count(
     pool = makePool(3, maxWaiting=maxWaiting)
     taken = takeAll(pool)
     takers = waitInLine(pool, maxWaiting)
-    sleepers.hold()
+    sleepers.hold(pool)
     for _ in range(free):
         pool.put(taken.pop())
     for number in range(maxWaiting + 1, maxWaiting + free + 1):
@@ -88,7 +93,7 @@ def test_room_for_a_new_one_is_free(makePool, world, sleepers):
     pool = makePool(1, maxWaiting=1)
     [taken] = takeAll(pool)
     takers = waitInLine(pool, 1)
-    sleepers.hold()
+    sleepers.hold(pool)
     pool.resize(3)
     takers += [start(pool.take)]
     awaitWaiting(pool, 2)
@@ -97,11 +102,9 @@ def test_room_for_a_new_one_is_free(makePool, world, sleepers):
     with pytest.raises(PoolBusy):
         pool.take()
     sleepers.release()
+    pool.put(taken)  # now: of three who see room for two at a time, any one may have to wait
     for taker in takers:
         pool.put(taker.result())
-        if taken is not None:
-            pool.put(taken)
-            taken = None
     checkWhole(pool, world)
 
 
@@ -109,7 +112,7 @@ def test_what_was_closed_by_its_user_is_free(makePool, world, sleepers):
     pool = makePool(2, maxWaiting=1)
     first, second = takeAll(pool)
     takers = waitInLine(pool, 1)
-    sleepers.hold()
+    sleepers.hold(pool)
     first.close()
     pool.put(first)
     takers += [start(pool.take)]

@@ -15,7 +15,11 @@ from queuepool.core.leaks import LOOKS_FOR_ERRORS
 from queuepool.lock import Lock
 from queuepool.report import SHOWN, WIDTH, Frame, Holder
 from tests.helpers import (PATIENCE, FakeResource, Gate, PlainResource, awaitTrue, awaitWaiting,
-                           checkWhole, start)
+                           checkWhole, hasGil, start)
+
+#: For tests of what is told of where other threads are.
+needsFrames = pytest.mark.skipif(
+    not hasGil(), reason="without the GIL the frames of other threads cannot be read")
 
 
 def poolOf(capacity, kind=PlainResource, **options):
@@ -148,6 +152,7 @@ def test_the_time_since_the_take_is_not_negative_though_the_clock_goes_back(cloc
         assert pool.report().holders[0].seconds == 0.0
 
 
+@needsFrames
 def test_the_stack_is_where_the_thread_is():
     pool = poolOf(1)
     with heldBy(pool, "web-2"):
@@ -164,6 +169,7 @@ def test_the_stack_is_where_the_thread_is():
     assert f"at {holder.place}" in str(report)
 
 
+@needsFrames
 def test_the_stack_of_this_thread_is_the_call_of_report():
     pool = poolOf(1)
     with pool.take():
@@ -342,6 +348,7 @@ def test_twenty_holders_are_all_shown():
         assert "more" not in str(pool.report())
 
 
+@needsFrames
 @pytest.mark.parametrize("name", [
     "x" * 500, "two\nlines", "return\rsep\u2028", "Größe 測試" * 20, "", "a\tb\x1b[31m\0", "\udc80"],
     ids=ascii)
@@ -698,6 +705,7 @@ def test_the_verdicts_are_words_and_serve_as_strings():
 # -- what is in the hands of a hook
 
 
+@needsFrames
 @pytest.mark.parametrize("hook", ["open", "takeRepair", "putRepair", "close"])
 def test_who_runs_a_hook_is_told(hook):
     gate = Gate()
@@ -786,6 +794,7 @@ def test_one_in_use_does_not_hide_those_that_hang_in_open():
 # -- the cost of errors
 
 
+@needsFrames
 def test_many_errors_at_a_time_look_at_the_stacks_once(monkeypatch):
     pool = poolOf(30, maxWaiting=0)
     looks, currentFrames = [], sys._current_frames
@@ -807,6 +816,7 @@ def test_many_errors_at_a_time_look_at_the_stacks_once(monkeypatch):
         assert all(holder.frames for holder in pool.report().holders)
 
 
+@needsFrames
 def test_deep_stacks_are_told_from_the_innermost_outwards():
     def sink(depth):
         if depth:
