@@ -191,14 +191,17 @@ class IdleQueue(queue.LifoQueue[Any]):
         runs finalizers, which bring a resource back.
         """
         for slot in list(self.members):
-            with self._membership:  # of two who find the same, one evicts it
-                # Two references: the slot's, and the one of this call. Without the GIL there may
-                # seem to be one more until the thread that made it runs again, never one less.
-                if slot.place in (Place.TAKEN, Place.HELD) and getrefcount(slot.life) == 2:
-                    if slot.openedAt is not None:
-                        slot.countClose(Reason.DROPPED)
-                    self.lost.append(slot)
-                    self.evict(slot)
+            self._evictLost(slot)
+
+    @exclusive  # of two who find the same, one evicts it
+    def _evictLost(self, slot: Slot) -> None:
+        # Two references: the slot's, and the one of this call. Without the GIL there may seem to
+        # be one more until the thread that made it runs again, never one less.
+        if slot.place in (Place.TAKEN, Place.HELD) and getrefcount(slot.life) == 2:
+            if slot.openedAt is not None:
+                slot.countClose(Reason.DROPPED)
+            self.lost.append(slot)
+            self.evict(slot)
 
     # -- picks: a resource gets into the hand of a call
 
