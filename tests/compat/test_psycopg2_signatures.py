@@ -8,7 +8,7 @@ from queuepool.pool import ResourceManager
 
 pytest.importorskip("psycopg2", reason="psycopg2 is not installed")
 
-from queuepool.psycopg2cm import ConnectionManager, ConnectionManagerExtended  # noqa: E402
+from queuepool.psycopg2cm import ConnectionManager, ConnectionManagerExtended
 
 POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
 

@@ -7,9 +7,9 @@ import pytest
 
 psycopg2 = pytest.importorskip("psycopg2", reason="psycopg2 is not installed")
 
-from psycopg2.extensions import parse_dsn  # noqa: E402
+from psycopg2.extensions import parse_dsn
 
-from queuepool.libpq import (CONNECT_DEFAULTS, LEAST_CONNECT_TIMEOUT, UNREACHED, buildDsn,  # noqa: E402
+from queuepool.libpq import (CONNECT_DEFAULTS, LEAST_CONNECT_TIMEOUT, UNREACHED, buildDsn,
                              checkOptions, connectTimeout, isPermanent, withoutSecrets)
 
 
