@@ -553,6 +553,7 @@ class Pool(Generic[R]):
             resource = self._resourceOf(resource)
             if resource._pool is not self:
                 self._seed(resource)
+                unbias(resource)  # else, if another thread drops it, it may come back late
                 return
         if self._overridesPut:
             self._takeBack(resource, None, self.clock())
@@ -702,7 +703,6 @@ class Pool(Generic[R]):
             self._keeper.detach(resource, slot)
             raise
         self._takeBack(resource, None, now, isUse=False)
-        unbias(resource)  # else one that another thread drops may come back late
 
     # -- the whole pool
 
