@@ -203,7 +203,8 @@ def checkWhole(pool, world=None):
     assert stats.taken == 0 and stats.waiting == 0, stats
     assert stats.idle == stats.capacity, stats
     with contextlib.ExitStack() as stack:
-        taken = [pool.take(timeout=0) for _ in range(pool.capacity)]
+        # With the time to replace what has expired, on a machine that is busy.
+        taken = [pool.take(timeout=2.0) for _ in range(pool.capacity)]
         for resource in taken:
             stack.callback(pool.put, resource)
         assert len(set(map(id, taken))) == pool.capacity

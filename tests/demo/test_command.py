@@ -420,8 +420,11 @@ def test_server_that_was_given_up_half_started_is_ended(run, monkeypatch, folder
     children = []
 
     def getServer(data, cleanup_mode):
-        script = ("import pathlib, signal, sys; pid = pathlib.Path(sys.argv[1])\n"
-                  "try: print(flush=True); signal.pause()\n"
+        # Not signal.pause(): a signal that comes just before does not end it.
+        script = ("import pathlib, sys, time; pid = pathlib.Path(sys.argv[1])\n"
+                  "try:\n"
+                  "    print(flush=True)\n"
+                  "    while True: time.sleep(0.01)\n"
                   "except KeyboardInterrupt: pid.unlink()")
         data.mkdir()
         pidFile = data / "postmaster.pid"

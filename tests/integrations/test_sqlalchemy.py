@@ -236,6 +236,7 @@ def test_threads_are_served_first_come_first_served_and_who_returns_queues_up_ag
     assert served == [*range(THREADS), "again"]
 
 
+@pytest.mark.alone
 def test_no_thread_starves_when_there_are_more_than_connections(makePool):
     pool = makePool(CONNECTIONS, None)
     served = [0] * THREADS

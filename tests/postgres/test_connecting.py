@@ -399,7 +399,8 @@ def test_a_connection_in_no_pool_fails_as_the_driver_does():
 
 def runPython(script, *args):
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(script), *args],
+        [sys.executable, "-W", "error", "-W", "ignore:This process", "-c",
+         textwrap.dedent(script), *args],
         capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

@@ -230,6 +230,7 @@ for _ in range(5):
     assert inChild(child) == 0
 assert names() == ["queuepool recycler p"]
 use(pool)
+pool.stopRecycler()  # else it may have one in hand when the pool is closed
 checkClosed(pool, world)
 """
 
