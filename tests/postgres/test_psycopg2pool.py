@@ -505,7 +505,7 @@ def test_closeall_does_not_wait_for_a_statement(make, admin):
     conn = pool.getconn()
     pid = conn.get_backend_pid()
     running = start(run, conn, "select pg_sleep(600)")
-    awaitTrue(lambda: admin.count(pid, "active", "%pg_sleep%"))
+    awaitTrue(lambda: admin.isAt(conn, "%pg_sleep%"))
     pool.closeall()
     with pytest.raises((psycopg2.OperationalError, psycopg2.InterfaceError)):
         running.result()

@@ -264,7 +264,7 @@ def test_a_connection_lost_in_the_middle_of_a_query_is_closed(makePool, admin):
     with pytest.raises(psycopg2.OperationalError), pool.take() as conn:
         pid = conn.get_backend_pid()
         sleeper = start(run, conn, "select pg_sleep(60)")
-        awaitTrue(lambda: admin.count(pid, "active", "select pg_sleep(60)"))
+        awaitTrue(lambda: admin.isAt(conn, "select pg_sleep(60)"))
         admin.terminate(pid)
         sleeper.result()
     assert pool.stats().closesByReason[Reason.EXCEPTION] == 1
@@ -295,7 +295,7 @@ def test_a_busy_connection_is_closed_without_waiting_for_its_statement(makePool,
     conn = taken.resource
     pid = conn.get_backend_pid()
     sleeper = start(run, conn, "select pg_sleep(60)")
-    awaitTrue(lambda: admin.count(pid, "active", "select pg_sleep(60)"))  # and not its BEGIN
+    awaitTrue(lambda: admin.isAt(conn, "select pg_sleep(60)"))  # and not its BEGIN
     pool.put(taken)
     assert pool.stats().closesByReason[Reason.REPAIR] == 1
     with pytest.raises(psycopg2.Error):
