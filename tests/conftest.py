@@ -9,10 +9,10 @@ import pytest
 from tests.helpers import FakeClock, World
 
 
-def pytest_sessionfinish(session, exitstatus):
-    """Let tox run those that have to run alone, which may be none of what was asked for."""
-    if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and session.config.option.markexpr:
-        session.exitstatus = pytest.ExitCode.OK
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(crashitem):
+    """End the run at a crash of the interpreter, so that ``tests.run`` does not try again."""
+    pytest.exit(f"CPython crashed in {crashitem}", returncode=3)
 
 
 @pytest.fixture
