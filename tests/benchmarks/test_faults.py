@@ -123,3 +123,9 @@ def test_all_features_of_queuepool_are_there():
 def test_the_tables_are_made_from_what_was_seen():
     found = json.loads((RESULTS / "faults.json").read_text())
     assert (RESULTS / "faults.md").read_text() == "\n\n".join(faulttable.describe(found)) + "\n"
+
+
+def test_the_readme_shows_what_was_seen():
+    shown = (ROOT / "README.md").read_text().split("<!-- by tests/benchmarks/faulttable.py -->\n")[1]
+    found = (ROOT / "tests/benchmarks/results/faults.md").read_text().split("\n", 1)[1].strip()
+    assert shown.split("\n<!-- end -->")[0] == found.replace("\n## ", "\n#### ")
