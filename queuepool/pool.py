@@ -192,8 +192,6 @@ class Pool(Generic[R]):
         self._knotAt = PAST
         #: For the reports of errors.
         self._stacks = leaks.Stacks()
-        #: ``taker``, as that of leaks.threadLocal, which threads of several pools would share.
-        self._local = threading.local()
         #: A put that a subclass defines is called at the end of a with block.
         self._overridesPut = type(self).put is not Pool.put
         self._recycler = Recycler(self, self._log)
@@ -239,9 +237,9 @@ class Pool(Generic[R]):
         if timeout is not POOL_DEFAULT:
             timeout = checkSeconds("timeout", timeout)
         try:
-            taker = self._local.taker
+            taker = threadLocal.taker
         except AttributeError:  # the first take of this thread
-            taker = self._local.taker = leaks.currentTaker()
+            taker = leaks.currentTaker()
         now = self.clock()
         call = None
         resource: Any = None
@@ -593,9 +591,9 @@ class Pool(Generic[R]):
             slot.place = HELD
             slot.timeout = None
             try:
-                slot.takenBy = self._local.taker
+                slot.takenBy = threadLocal.taker
             except AttributeError:
-                slot.takenBy = self._local.taker = leaks.currentTaker()
+                slot.takenBy = leaks.currentTaker()
             if slot.queue is not queue:  # it was taken before a fork
                 held = None
                 self._disown(resource)

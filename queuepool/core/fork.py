@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 import weakref
 from collections.abc import Callable
 from threading import get_ident
 from typing import Any, Protocol
 
 from queuepool.core.idle import IdleQueue
-from queuepool.core.leaks import currentTaker
+from queuepool.core.leaks import currentFrames, currentTaker
 from queuepool.core.log import Log
 from queuepool.core.slot import Place, Slot
 
@@ -45,7 +44,7 @@ def disownAll(old: IdleQueue, disown: Callable[[Any], None], isSeeded: bool) -> 
     may still put. Under gevent all greenlets go on.
     """
     inherited = []
-    areThreads = get_ident() in sys._current_frames()  # not greenlets
+    areThreads = get_ident() in currentFrames()  # not greenlets
     for slot in list(old.members):
         slot.askToCheck()  # whatever comes back has to be noticed as the parent's
         resource = slot.ref()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import sys
 import threading
 import time
@@ -91,6 +92,23 @@ class Stacks:
         return self._seen
 
 
+def currentFrames() -> dict[int, FrameType]:
+    """Return the frame of each thread, by its ident.
+
+    CPython 3.11 may collect garbage in the middle of this. It has a lock then that the end of a
+    threading.local needs: the thread would wait for itself for ever.
+    """
+    if sys.version_info >= (3, 12):
+        return sys._current_frames()
+    isEnabled = gc.isenabled()
+    try:
+        gc.disable()
+        return sys._current_frames()
+    finally:
+        if isEnabled:
+            gc.enable()
+
+
 def holdersOf(slots: Iterable[Slot], now: float, asker: Taker | None = None,
               asked: str | None = None, stacks: Stacks | None = None) -> tuple[Holder, ...]:
     """Return who has what checked out, or in the hands of a hook, the longest first.
@@ -118,7 +136,7 @@ def holdersOf(slots: Iterable[Slot], now: float, asker: Taker | None = None,
                 key = slot, slot.takes
                 frames = seen.get(key)
                 if frames is None:
-                    threads = threads or sys._current_frames()
+                    threads = threads or currentFrames()
                     frames = seen[key] = _framesOf(threads.get(taker.ident))
             waits = taker.waits
             holders.append(Holder(
@@ -165,5 +183,5 @@ def reportOverdue(slots: Iterable[Slot], leakTime: float | None, now: float, log
 def _stackOf(ident: int) -> str:
     if not mayLook():
         return "(no stack: without the GIL it cannot be read)\n"
-    frames = _framesOf(sys._current_frames().get(ident))
+    frames = _framesOf(currentFrames().get(ident))
     return stackOf(frames) or "(no stack: it is no thread)\n"

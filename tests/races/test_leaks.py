@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import subprocess
 import sys
 import threading
 import warnings
@@ -374,3 +375,38 @@ def test_the_recycler_reports_what_is_out_for_too_long(world, caplog):
     assert "MainThread" in caplog.text
     pool.put(resource)
     checkWhole(pool, world)
+
+
+COLLECTED = """
+import faulthandler, gc, threading
+from queuepool.core.leaks import currentFrames
+
+faulthandler.dump_traceback_later(20, exit=True)
+
+
+class Node:
+    pass
+
+
+def look(enable=gc.enable):
+    node = Node()
+    node.itself, node.local = node, threading.local()
+    node.local.x = 1
+    del node
+    enable()
+    currentFrames()  # its first allocation runs the collector
+
+
+gc.set_threshold(1)
+for _ in range(100):
+    gc.disable()
+    look()
+assert gc.isenabled()
+print("looked")
+"""
+
+
+def test_a_collection_while_it_looks_at_all_threads_does_not_wait_for_itself():
+    """So it does on CPython 3.11 if a threading.local is collected there."""
+    done = subprocess.run([sys.executable, "-c", COLLECTED], capture_output=True, text=True)
+    assert done.stdout == "looked\n", done.stderr
