@@ -3,9 +3,11 @@
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
+from pathlib import Path
 
 import pymysql
 
@@ -80,7 +82,15 @@ class Server:
             self._process = None
 
     def signal(self, number):
+        """Send it a signal; after SIGSTOP return when it stands still."""
         self._process.send_signal(number)
+        if number == signal.SIGSTOP:
+            awaitTrue(self._isHalted)
+
+    def _isHalted(self):
+        """Tell whether each of its threads stands still, as Linux says."""
+        stats = Path(f"/proc/{self._process.pid}/task").glob("*/stat")
+        return all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in stats)
 
     def run(self, statement, *args):
         """Run a statement past all pools, under autocommit; return its first value."""
