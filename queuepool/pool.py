@@ -89,19 +89,10 @@ REPAIR, USER = Reason.REPAIR, Reason.USER
 LEAST_CLOSE_TIME = 1.0
 
 
-def _own(number: float) -> float:
-    """Return an equal object that no other pool has.
-
-    Without the GIL threads hinder each other by counting the references to one object.
-    """
-    return number + 0.0
-
-
 def _limit(name: str) -> Any:
     """Return a property that is a limit of the pool: 1.3.2's programs may read and set it."""
     def setLimit(pool: Pool[Any], value: float | None) -> None:
         pool._limits.change(name, value, list(pool._queue.members))
-        pool._idleLimit = _own(pool._limits.maxIdleTime)
 
     return property(lambda pool: pool._limits.given(name), setLimit)
 
@@ -179,7 +170,6 @@ class Pool(Generic[R]):
         self.raiseDeadlock = raiseDeadlock
         self._histograms = histograms
         self._limits = Limits(maxIdleTime, maxOpenTime, maxUsageCount, jitter)
-        self._idleLimit = _own(self._limits.maxIdleTime)
         self._factory = factory
         #: Returns the instant now, in seconds; all times of the pool are measured by it.
         self.clock = clock
@@ -248,7 +238,7 @@ class Pool(Generic[R]):
                 try:
                     for resource in queue.openPicks:  # pops and stores in one step
                         slot = resource._slot
-                        if now <= slot.shortUntil and now - slot.lastUsedAt <= self._idleLimit:
+                        if now <= slot.shortUntil:
                             slot.takes += 1
                             slot.takenBy = taker
                             slot.takenAt = now
@@ -297,7 +287,7 @@ class Pool(Generic[R]):
         slot.takenBy = taker
         slot.since = now
         slot.timeout = timeout
-        if now > slot.checkAt or now - slot.lastUsedAt > self._limits.maxIdleTime:
+        if now > slot.checkAt:
             self._keeper.closeIfDue(resource, now)
             then = self.clock()
             if timeout is POOL_DEFAULT:

@@ -71,14 +71,15 @@ class Limits:
         return None
 
     def resetCheck(self, slot: Slot) -> None:
-        """Let takes and puts go the short way again until the resource expires.
+        """Let takes and puts go the short way again until the resource may be due.
 
+        Its last use is taken for the last one, so it is due later than that if it is used again.
         What changed meanwhile, or the generation, is looked at afterwards: see ``askToCheck``.
         """
         version = self._version
         self._apply(slot)
-        slot.checkAt = slot.expiresAt
-        slot.shortUntil = PAST if slot.isLong else slot.expiresAt
+        slot.checkAt = min(slot.expiresAt, slot.lastUsedAt + self.maxIdleTime)
+        slot.shortUntil = PAST if slot.isLong else slot.checkAt
         if self._version is not version or slot.generation is not self.generation:
             slot.askToCheck()
 

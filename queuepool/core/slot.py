@@ -94,7 +94,7 @@ class Slot:
         self.lastUsedAt = PAST  #: returned or opened
         self.lifeShare = 1.0  #: of maxOpenTime, by jitter
         self.expiresAt = NEVER  #: by maxOpenTime and lifeShare
-        self.checkAt = self.shortUntil = PAST  #: until then only idleness and usage can be due
+        self.checkAt = self.shortUntil = PAST  #: until then only usage can be due
         self.takesAtOpen = self.takes
         self.takesLimit = sys.maxsize
 

@@ -57,12 +57,14 @@ def test_none_is_no_limit():
     assert limits.maxUsageCount == sys.maxsize
 
 
-@pytest.mark.parametrize("isInvalid, isLong, checkAt, shortUntil", [
-    (False, False, 20.0, 20.0), (False, True, 20.0, PAST), (True, False, PAST, PAST)])
-def test_after_a_check_it_goes_the_short_way_until_it_expires(
-        isInvalid, isLong, checkAt, shortUntil):
+@pytest.mark.parametrize("idle, isInvalid, isLong, checkAt, shortUntil", [
+    (10.0, False, False, 10.0, 10.0), (30.0, False, False, 20.0, 20.0),
+    (None, False, False, 20.0, 20.0), (10.0, False, True, 10.0, PAST),
+    (10.0, True, False, PAST, PAST)])
+def test_after_a_check_it_goes_the_short_way_until_it_may_be_due(
+        idle, isInvalid, isLong, checkAt, shortUntil):
     """What is invalid is checked each time; what has hooks never goes it."""
-    limits = Limits(10.0, 20.0, 3, 0.0)
+    limits = Limits(idle, 20.0, 3, 0.0)
     slot = opened(limits)
     slot.isLong = isLong
     if isInvalid:
