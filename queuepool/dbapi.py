@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from sys import getrefcount
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
@@ -154,6 +155,9 @@ class Connection(Resource):
         self._status: Callable[[], Any] = _doNothing
         #: Called with 0, tells without blocking whether there is something to read.
         self._poll: Callable[[int], Any] = _doNothing
+        #: How many references to the driver's connection there are while nobody uses it, if
+        #: ``_isInBlock`` is to be asked when there are more.
+        self._references: int | None = None
         #: Whether what open raises comes from what is done to a connection that was made.
         self._isSettingUp = False
 
@@ -267,7 +271,9 @@ class Connection(Resource):
         if raw is None:
             return
         # By a user who still refers to it, or who still runs something on it.
-        if self._status() in self._unfit:
+        if self._status() in self._unfit or (
+                self._references is not None and getrefcount(raw) != self._references
+                and self._isInBlock()):
             self.close()
             return
         hasToAsk = False
@@ -358,6 +364,10 @@ class Connection(Resource):
                 "; it was taken at:\n" if trace else "", trace or "")
 
     # -- liveness
+
+    def _isInBlock(self) -> bool:
+        """Tell whether somebody is in a block of the driver's."""
+        return False
 
     def _readUnasked(self, raw: Any) -> bool:
         """Read what the server sent unasked, and return whether it has to be asked as well.

@@ -394,17 +394,20 @@ class Connection(dbapi.Connection):
         if isBegun and (status in self._unfit or status == INERROR and self._hasFailedOver(raw)):
             return False
         if not session.restore(isBegun):
-            logger.warning(
-                "pool %s: %r was put while somebody is in a block of %s, such as a generator that "
-                "has not ended; it is closed, because the end of that block would end the "
-                "transaction of another user [queuepool:in-block]",
-                self.pool, self.name, session.block)
+            self._tellOfBlock()
             return False
         if isBegun:
             self._tellRolledBack()
         if session.rights() != session.ownRights:
             self._discard()
         return True
+
+    def _tellOfBlock(self) -> None:
+        logger.warning(
+            "pool %s: %r was put while somebody is in a block of %s, such as a generator that "
+            "has not ended; it is closed, because the end of that block would end the "
+            "transaction of another user [queuepool:in-block]",
+            self.pool, self.name, self._session.block)
 
     def _discard(self) -> None:
         """Discard the whole session, and set it up as after open."""

@@ -11,6 +11,7 @@ import inspect
 import time
 from collections.abc import Callable
 from functools import partial
+from sys import getrefcount
 from typing import TYPE_CHECKING, Any, Literal
 
 from queuepool import errors, postgres
@@ -28,7 +29,7 @@ except ImportError as error:
 from psycopg2.extensions import connection, get_wait_callback
 
 from queuepool.libpq import CONNINFO, buildDsn, checkOptions
-from queuepool.postgres import ACTIVE, ofTaken
+from queuepool.postgres import ACTIVE, IDLE, ofTaken
 from queuepool.session import Session
 
 IsolationLevel = int | str | None
@@ -89,8 +90,9 @@ class Connection(postgres.Connection):
     A put rolls back an open transaction, and sets back the settings of psycopg2, the cursor
     factory, typecasters, encoding, notices and notifications. If the server has reported another
     superuser status, as after SET ROLE or SET SESSION AUTHORIZATION, the whole session is
-    discarded, and set up as after open. A connection that is lost or still runs a statement is
-    closed. All that blocks for one round trip for each thing that has to be done; a clean
+    discarded, and set up as after open. A connection is closed that is lost, still runs a
+    statement, or that somebody is in a block of ``with conn`` of, or was used after its put; the
+    next take sees to the last two. All that blocks for one round trip for each thing that has to be done; a clean
     connection costs none. No answer to what the pool asks is waited for longer than
     ``pingTimeout``: then the connection is closed. A statement that another thread begins
     meanwhile is waited for.
@@ -146,6 +148,20 @@ class Connection(postgres.Connection):
         ``configure`` it asks what that listens to.
         """
         super().open()
+        raw = self._raw
+        if self._session.isOfDriver:
+            # Who is in a block refers to the connection, or to what an agent has wrapped around it.
+            self._references = self._own = getrefcount(raw) if raw is self.resource else 0
+
+    def _isInBlock(self) -> bool:
+        if self._status() != IDLE:  # something was begun after the put
+            return True
+        isEntered: bool = self._session.isEntered()
+        if isEntered:
+            self._tellOfBlock()
+        else:
+            self._references = self._own
+        return isEntered
 
     def _watchConnect(self, args: list[Any], kwargs: dict[str, Any], seconds: int) -> None:
         if get_wait_callback() is not None:
@@ -188,6 +204,8 @@ class Connection(postgres.Connection):
         raw = self._raw
         if raw is None:
             return
+        if self._references is not None:
+            self._references = 0  # a block may have been entered and, by a signal, never left
         ours = [each for each in chain(error) if isinstance(each, psycopg2.Error)
                 and (each.cursor is None or each.cursor.connection is raw)]
         self._noteStates(raw, [each.pgcode for each in ours])

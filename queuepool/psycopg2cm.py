@@ -41,6 +41,8 @@ class ConnectionManager(Connection):
         Blocks and raises as ``Connection.putRepair`` does.
         """
         super().putRepair()
+        if self.isOpen and self._references is not None and self._isInBlock():
+            self.close()
 
     def putRepair(self) -> None:
         """Call ``repair``, which a subclass written for 1.3.2 may have overridden."""

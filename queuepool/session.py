@@ -33,8 +33,8 @@ class Session(postgres.Session):
         self.rights = partial(raw.get_parameter_status, "is_superuser")
         self._enterBlock = partial(connection.__enter__, raw)
         self._leaveBlock = partial(connection.__exit__, raw, Exception, None, None)
-        #: Whether to leave a block calls no code of the user's.
-        self._mayLeave = type(raw).rollback is connection.rollback
+        #: Whether ``isEntered`` calls no code of the user's.
+        self.isOfDriver = type(raw).rollback is connection.rollback
         if raw.status != STATUS_READY:  # left by a connection_factory
             with self._within():
                 self._endTransaction("COMMIT")
@@ -77,22 +77,16 @@ class Session(postgres.Session):
     def restore(self, isBegun: bool) -> bool:
         """Do what ``postgres.Session.restore`` does.
 
-        A ``rollback`` of a user's own class is called only if there may be something to roll back:
-        without calling it a block of ``with conn`` cannot be looked for.
+        A block in which nothing was begun is looked for only when the connection is taken again.
         """
         raw = self._raw
         # After a COMMIT by hand the server is idle, but psycopg2 believes that it is in a
         # transaction, and would not send the next BEGIN.
-        isDirty = isBegun or raw.status != STATUS_READY
-        if isDirty:
+        if isBegun or raw.status != STATUS_READY:
             with self._within():
                 self._endTransaction("ROLLBACK")
-        if self._mayLeave or isDirty:
-            try:
-                self._enterBlock()
-            except ProgrammingError:  # it cannot be entered twice
+            if self.isEntered():
                 return False
-            self._leaveBlock()
         if self._readSettings(raw) != self._settings:
             with self._within():
                 self._restoreSettings()
@@ -106,6 +100,18 @@ class Session(postgres.Session):
                 or notifies is not self._notifies and (notifies or type(notifies) is not list)):
             self._restoreSinks()
         return True
+
+    def isEntered(self) -> bool:
+        """Tell whether somebody is in a block of ``with conn``. Rolls back.
+
+        That is two times without the GIL, so all who wait for it get it first.
+        """
+        try:
+            self._enterBlock()
+        except ProgrammingError:  # it cannot be entered twice
+            return True
+        self._leaveBlock()
+        return False
 
     def _restoreSettings(self) -> None:
         raw = self._raw

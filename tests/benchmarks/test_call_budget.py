@@ -14,7 +14,7 @@ from tests.helpers import PATIENCE, Gate, start
 
 PLAIN = 3
 HOOKED = 9
-PSYCOPG2 = 10
+PSYCOPG2 = 9
 #: A take that waits, and the put that wakes it, together.
 WAITING = 24
 

@@ -90,6 +90,16 @@ def test_a_silent_server_is_noticed_through_a_proxy(
     assert closes[Reason.REPAIR] == 1 and closes[Reason.INVALIDATED] == 1
 
 
+def test_a_block_through_a_proxy_is_found(traced, makePool):
+    pool = makePool()
+    taken = pool.take()
+    taken.resource.__enter__()  # a proxy's with statement ends in this
+    pool.put(taken)
+    with pool.take():
+        pass
+    assert pool.stats().opens == 2
+
+
 def test_a_busy_connection_is_closed_through_a_proxy(traced, makePool, admin):
     pool = makePool(autocommit=True)
     taken = pool.take()

@@ -95,9 +95,9 @@ def warnings(caplog):
 def test_the_late_end_reaches_no_stranger(makePool, log, caplog, put, end, reset, options):
     pool = makePool(reset=reset, **options)
     generator = put(pool)
-    [warning] = warnings(caplog)
-    assert "is in a block of 'with conn'" in warning and "it is closed" in warning
     with pool.take() as conn:
+        [warning] = warnings(caplog)
+        assert "is in a block of 'with conn'" in warning and "it is closed" in warning
         insert(conn, 1)
         end(generator)
         if conn.autocommit:
@@ -161,6 +161,53 @@ def test_blocks_that_have_ended_keep_the_connection(makePool, log, caplog):
             endByLast(suspend(conn))
             endByClose(suspend(conn))
     assert pool.stats().opens == 1 and not warnings(caplog)
+
+
+def test_a_block_to_which_nothing_but_its_end_refers_is_found(makePool, log):
+    pool = makePool()
+    taken = pool.take()
+    with contextlib.ExitStack() as block:
+        block.enter_context(taken.resource)
+        pool.put(taken)
+        with pool.take() as conn:
+            insert(conn, 1)
+            with contextlib.suppress(psycopg2.Error):
+                block.close()
+            assert log() == []
+    assert pool.stats().opens == 2
+
+
+def test_a_block_that_was_entered_but_not_left_is_found_after_an_exception(makePool, caplog):
+    pool = makePool()
+    with contextlib.suppress(KeyError), pool.take() as conn:
+        conn.__enter__()
+        del conn
+        raise KeyError  # as of a signal handler between the enter and the block
+    for _ in range(2):
+        with pool.take() as conn, conn:
+            pass
+    assert pool.stats().opens == 2 and len(warnings(caplog)) == 1
+
+
+def test_what_somebody_began_after_the_put_is_not_handed_out(makePool, log, caplog):
+    pool = makePool()
+    with pool.take() as conn:
+        pass
+    insert(conn, 1)
+    with pool.take() as other:
+        assert other is not conn
+        insert(other, 2)
+        other.commit()
+    assert conn.closed and log() == [2] and not warnings(caplog)
+
+
+def test_to_refer_to_a_connection_after_its_put_does_no_harm(makePool):
+    pool = makePool()
+    kept = []
+    for _ in range(3):
+        with pool.take() as conn:
+            kept.append(conn)
+    assert pool.stats().opens == 1 and not conn.closed
 
 
 # -- configure
