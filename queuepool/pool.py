@@ -303,10 +303,11 @@ class Pool(Generic[R]):
                 self._hooks.countMissed(resource)
             slot.closing = USER
             now = self.clock()
-            if wasOpen and not resource._isOpen:
-                self._hooks.noteBroken()
-            elif resource._isOpen and not wasOpen:
-                self._hooks.noteSuccess(slot)
+            if resource._isOpen is not wasOpen:
+                if wasOpen:
+                    self._hooks.noteBroken()
+                else:
+                    self._hooks.noteSuccess(slot)
         return now
 
     def _takeSlowly(self, call: Call, taker: Taker, now: float, timeout: float | None) -> None:
@@ -579,7 +580,6 @@ class Pool(Generic[R]):
         held = resource
         try:
             slot.place = HELD
-            slot.timeout = None
             try:
                 slot.takenBy = threadLocal.taker
             except AttributeError:
@@ -605,7 +605,7 @@ class Pool(Generic[R]):
             slot.lastUsedAt = now
             if resource._isOpen is (slot.openedAt is None):  # its user closed or opened it
                 self._hooks.countMissed(resource)
-            if slot.reportedAt == slot.takenAt:
+            if slot.reportedAt is not None and slot.reportedAt == slot.takenAt:
                 self._log.info("%r was returned after %.1f s", resource.name, used)
             if error is not None and self._hooks.closesOn(resource, error):
                 self._hooks.close(resource, Reason.EXCEPTION)
