@@ -18,7 +18,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from sys import getrefcount
 from types import FunctionType, SimpleNamespace
@@ -529,16 +529,7 @@ def within(raw: Any, seconds: float) -> contextlib.AbstractContextManager[Limit]
     cutter = _cutter(raw)
     if cutter is _doNothing:
         return contextlib.nullcontext(Limit(cutter))
-    return _cutOff(cutter, seconds)
-
-
-@contextlib.contextmanager
-def _cutOff(cutter: Callable[[], None], seconds: float) -> Iterator[Limit]:
-    with contextlib.ExitStack() as stack:
-        limit = Limit(cutter)
-        with contextlib.suppress(RuntimeError):  # no thread can be started
-            limit = stack.enter_context(timeLimit(seconds, cutter))
-        yield limit
+    return timeLimit(seconds, cutter, isVital=False)
 
 
 def _doNothing(*args: Any) -> None:

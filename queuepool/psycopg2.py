@@ -90,12 +90,12 @@ class Connection(postgres.Connection):
     A put rolls back an open transaction, and sets back the settings of psycopg2, the cursor
     factory, typecasters, encoding, notices and notifications. If the server has reported another
     superuser status, as after SET ROLE or SET SESSION AUTHORIZATION, the whole session is
-    discarded, and set up as after open. A connection is closed that is lost, still runs a
-    statement, or that somebody is in a block of ``with conn`` of, or was used after its put; the
-    next take sees to the last two. All that blocks for one round trip for each thing that has to be done; a clean
+    discarded, and set up as after open. A connection that is lost or still runs a statement is
+    closed. All that blocks for one round trip for each thing that has to be done; a clean
     connection costs none. No answer to what the pool asks is waited for longer than
     ``pingTimeout``: then the connection is closed. A statement that another thread begins
-    meanwhile is waited for.
+    meanwhile is waited for. If somebody is still in a block of ``with conn``, or began something
+    after the put, the next take closes the connection and gets another one.
 
     - ``pingTime``: a connection that was idle for more than this many seconds is handed out only
       after the server has answered on it. None: the server is never asked.
@@ -264,15 +264,11 @@ def _watch(args: list[Any], kwargs: dict[str, Any], seconds: int) -> None:
 
     def connect(dsn: str, **options: Any) -> Any:
         conn = factory.__new__(factory, dsn, **options)
-        with contextlib.ExitStack() as stack:
-            try:
-                limit = stack.enter_context(timeLimit(seconds, partial(end, conn)))
-            except RuntimeError:  # no thread can be started
-                limit = None
+        with timeLimit(seconds, partial(end, conn), isVital=False) as limit:
             try:
                 factory.__init__(conn, dsn, **options)  # type: ignore[misc]
             except psycopg2.Error:
-                if limit is not None and limit.isOver:
+                if limit.isOver:
                     raise psycopg2.OperationalError(
                         f"timeout expired: no connection within {seconds} s") from None
                 raise

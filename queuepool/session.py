@@ -77,7 +77,7 @@ class Session(postgres.Session):
     def restore(self, isBegun: bool) -> bool:
         """Do what ``postgres.Session.restore`` does.
 
-        A block in which nothing was begun is looked for only when the connection is taken again.
+        The next take looks for blocks, unless that would call a ``rollback`` of a user's class.
         """
         raw = self._raw
         # After a COMMIT by hand the server is idle, but psycopg2 believes that it is in a
@@ -85,7 +85,7 @@ class Session(postgres.Session):
         if isBegun or raw.status != STATUS_READY:
             with self._within():
                 self._endTransaction("ROLLBACK")
-            if self.isEntered():
+            if not self.isOfDriver and self.isEntered():
                 return False
         if self._readSettings(raw) != self._settings:
             with self._within():
@@ -104,7 +104,7 @@ class Session(postgres.Session):
     def isEntered(self) -> bool:
         """Tell whether somebody is in a block of ``with conn``. Rolls back.
 
-        That is two times without the GIL, so all who wait for it get it first.
+        That gives up the GIL two times, so it costs much where many threads wait for it.
         """
         try:
             self._enterBlock()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import heapq
-import itertools
 import os
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from operator import itemgetter
 from typing import Any
 
+from queuepool.core.slot import NEVER
 from queuepool.lock import Lock, exclusive
 
 
@@ -42,48 +42,57 @@ class Limit:
         self._action = None
 
 
-#: An instant of time.monotonic(), a number in the order of arrival, and a limit.
-_Entry = tuple[float, int, Limit]
-
-
 class Watchdog:
     """Runs actions when time limits are over, in a daemon thread that starts with the first.
 
-    There is no lock that a signal handler could leave locked: the limits go to the thread through
-    a SimpleQueue. That is made with the first limit, because gevent may replace the class after
-    the import.
+    Most blocks end long before, so a limit wakes the thread only if that sleeps beyond it. There
+    is no lock that a signal handler could leave locked: of the dict only single stores, pop and
+    copy() are used, which are atomic without the GIL, too; and what wakes the thread is a
+    SimpleQueue. That is made with the first limit, because gevent may replace the class after the
+    import.
     """
 
     def __init__(self) -> None:
-        self._queues: dict[str, Any] = {}
+        #: When each limit that runs is over, an instant of time.monotonic().
+        self._ends: dict[Limit, float] = {}
+        #: Until then the thread sleeps unless it is woken; NEVER also while it looks.
+        self._sleepsUntil = NEVER
+        self._bells: dict[str, Any] = {}
         #: "keeper", while it runs. Not its is_alive(): a signal handler that raises in that makes
         #: CPython 3.12 believe that the thread has ended.
         self._threads: dict[str, threading.Thread] = {}
-        self._numbers = itertools.count()
 
     @contextlib.contextmanager
-    def limit(self, seconds: float, action: Callable[[], float | None]) -> Iterator[Limit]:
+    def limit(self, seconds: float, action: Callable[[], float | None],
+              isVital: bool = True) -> Iterator[Limit]:
         """Run ``action`` if the block takes longer than so many seconds.
 
         It runs in another thread, must not block, and never runs after the block. It may return
-        the seconds after which it is to run again. Raises RuntimeError, and does not begin the
-        block, if no thread can be started.
+        the seconds after which it is to run again. If no thread can be started, the block runs
+        without a limit, or, if that is vital, does not begin, and RuntimeError is raised.
         """
         limit = Limit(action)
         try:
             # In one step: two limits may be the first.
-            arrivals = self._queues.get("arrivals") or self._queues.setdefault(
-                "arrivals", queue.SimpleQueue())
+            bell = self._bells.get("bell") or self._bells.setdefault("bell", queue.SimpleQueue())
             if not self._threads:
-                self._start(arrivals)
-            arrivals.put((time.monotonic() + seconds, next(self._numbers), limit))
+                try:
+                    self._start(bell)
+                except RuntimeError:
+                    if isVital:
+                        raise
+            # It stores, then looks; the thread does so, too. So one of them sees the other.
+            self._ends[limit] = end = time.monotonic() + seconds
+            if end < self._sleepsUntil:
+                bell.put(None)
             yield limit
         finally:
+            self._ends.pop(limit, None)
             limit.end()
 
-    def _start(self, arrivals: Any) -> None:
-        thread = threading.Thread(target=_run, args=(arrivals, self._threads),
-                                  name="queuepool watchdog", daemon=True)
+    def _start(self, bell: Any) -> None:
+        thread = threading.Thread(
+            target=self._run, args=(bell,), name="queuepool watchdog", daemon=True)
         try:
             if self._threads.setdefault("keeper", thread) is thread:
                 thread.start()
@@ -92,39 +101,38 @@ class Watchdog:
                 del self._threads["keeper"]
             raise
 
-
-def _run(arrivals: Any, threads: dict[str, threading.Thread]) -> None:
-    try:
-        _keep(arrivals)
-    finally:
-        threads.clear()
-
-
-def _keep(arrivals: Any) -> None:
-    entries: list[_Entry] = []
-    while True:
-        rest = entries[0][0] - time.monotonic() if entries else threading.TIMEOUT_MAX
+    def _run(self, bell: Any) -> None:
         try:
-            # All that has arrived is looked at before anything expires.
-            heapq.heappush(entries, arrivals.get(
-                timeout=max(0.0, min(rest, threading.TIMEOUT_MAX))))
-            continue
-        except queue.Empty:
-            pass
-        if entries and entries[0][0] <= time.monotonic():
-            _, number, limit = heapq.heappop(entries)
+            while True:
+                with contextlib.suppress(queue.Empty):
+                    bell.get(timeout=max(0.0, min(self._look(), threading.TIMEOUT_MAX)))
+        finally:
+            self._sleepsUntil = NEVER
+            self._threads.clear()
+
+    def _look(self) -> float:
+        """Run the actions of what is over, the earliest first; return the seconds of the rest."""
+        self._sleepsUntil = NEVER
+        for limit, end in sorted(self._ends.copy().items(), key=itemgetter(1)):
+            now = time.monotonic()
+            if now < end:
+                self._sleepsUntil = end
+                return end - now
             again = limit.expire()
-            if again is not None:
-                heapq.heappush(entries, (time.monotonic() + again, number, limit))
+            if again is None:
+                self._ends.pop(limit, None)
+            elif limit in self._ends:
+                self._ends[limit] = time.monotonic() + again
+        return 0.0 if self._ends else NEVER
 
 
 _watchdog = Watchdog()
 
 
-def timeLimit(seconds: float, action: Callable[[], float | None],
+def timeLimit(seconds: float, action: Callable[[], float | None], isVital: bool = True,
               ) -> contextlib.AbstractContextManager[Limit]:
     """Do what ``Watchdog.limit`` does, with the one watchdog of this process."""
-    return _watchdog.limit(seconds, action)
+    return _watchdog.limit(seconds, action, isVital)
 
 
 def _startAfresh() -> None:

@@ -26,7 +26,8 @@ from pathlib import Path
 from time import perf_counter
 
 from tests.benchmarks import faulttable, report
-from tests.benchmarks.contenders import ALL, CONTENDERS, FORMER, LIFO, NO_POOL, OURS, POOL_EACH
+from tests.benchmarks.contenders import (ALL, CONTENDERS, FLOOR, FORMER, LIFO, NO_POOL, OURS,
+                                         POOL_EACH)
 from tests.benchmarks.faults import FAULTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -363,7 +364,7 @@ def measureSpeed(pythons, plan, output):
                 environment, rounds("fairness", environment), waiting, (50,), hold=0.001,
                 seconds=plan["fairness"][1])
             of["scaling"] = measureCheckout(
-                environment, rounds("scaling", environment), (OURS, POOL_EACH, LIFO), (1, 2),
+                environment, rounds("scaling", environment), (OURS, POOL_EACH, LIFO, FLOOR), (1, 2),
                 plan["scaling"][1])
             of["scale"], of["recycling"] = measureScale(
                 environment, rounds("scale", environment), plan["scale"][1])

@@ -303,6 +303,8 @@ def test_a_generator_that_is_still_in_its_transaction_is_told_of(
     stream = rows(taken.resource)
     next(stream)
     pool.put(taken)
+    with pool.take():
+        pass
     [line] = told(caplog, logging.WARNING)
     assert line.startswith(
         "pool pool: 'pool-0' was put while somebody is in a block of 'with conn'")

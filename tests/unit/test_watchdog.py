@@ -238,6 +238,56 @@ def test_the_thread_waits_for_more(dog, threads):
     assert threads() == first and len(first) == 1
 
 
+class Watched(Watchdog):
+    """A watchdog that counts how often its thread looks, and can be held before it sleeps."""
+
+    def __init__(self):
+        super().__init__()
+        self.looks = 0
+        self.gate = None
+
+    def _look(self):
+        seconds = super()._look()
+        self.looks += 1
+        if self.gate is not None:
+            self.gate()
+        return seconds
+
+
+@pytest.fixture
+def watched(threads):
+    dog = Watched()
+    yield dog
+    dog.gate = None
+    endThread(dog)
+
+
+def test_limits_beyond_its_sleep_do_not_wake_the_thread(watched):
+    with watched.limit(LONG, lambda: None):
+        awaitNext(watched)
+        awaitTrue(lambda: watched._sleepsUntil < time.monotonic() + LONG)
+        looks = watched.looks
+        for _ in range(100):
+            with watched.limit(LONG, lambda: None):
+                pass
+        awaitNext(watched)
+        assert watched.looks - looks <= 4
+
+
+@pytest.mark.parametrize("other", [0.0, LONG])
+def test_a_limit_that_comes_while_the_thread_goes_to_sleep_is_kept(watched, other):
+    """Whatever the thread has just seen: nothing, or a limit that is over later."""
+    isDone = threading.Event()
+    awaitNext(watched)
+    gate = watched.gate = Gate()
+    with watched.limit(other, lambda: None):
+        gate.awaitArrival()
+        with watched.limit(0.0, isDone.set):
+            watched.gate = None
+            gate.open()
+            assert isDone.wait(PATIENCE)
+
+
 def test_a_thread_that_ended_is_replaced(dog, threads):
     """As in a program that ends all threads it knows of."""
     for _ in range(3):
@@ -305,6 +355,10 @@ def test_where_no_thread_can_be_started_the_block_does_not_begin(dog, monkeypatc
             with pytest.raises(RuntimeError, match="can't start"):
                 with dog.limit(0.0, lambda: ran.append("action")):
                     ran.append("block")
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", noThread)
+        with dog.limit(0.0, lambda: ran.append("action"), isVital=False) as limit:
+            assert not limit.isOver
     awaitNext(dog)  # the next one works
     assert not ran
 
