@@ -115,7 +115,7 @@ class Connection(Resource):
 
     #: Whether ``reset`` may also be "discard".
     _canDiscard = False
-    #: What ``_status`` returns for a connection that no take may hand out.
+    #: What ``_status`` returns for a connection that no put keeps.
     _unfit: tuple[Any, ...] = (True,)
     #: Where the driver's exception classes are.
     _driver: Any = SimpleNamespace(**dict.fromkeys(_ERRORS, ()))
@@ -151,12 +151,12 @@ class Connection(Resource):
         #: The driver's own connection. An agent that traces programs may wrap ``resource`` around
         #: that.
         self._raw: Any = None
-        #: Tells what it is doing; one of ``_unfit`` if no take may hand it out.
+        #: Tells what it is doing: something, or nothing (0 or False), as it has to at a take.
         self._status: Callable[[], Any] = _doNothing
         #: Called with 0, tells without blocking whether there is something to read.
         self._poll: Callable[[int], Any] = _doNothing
         #: How many references to the driver's connection there are while nobody uses it, if
-        #: ``_isInBlock`` is to be asked when there are more.
+        #: ``_isInUse`` is to be asked when there are others.
         self._references: int | None = None
         #: Whether what open raises comes from what is done to a connection that was made.
         self._isSettingUp = False
@@ -270,14 +270,14 @@ class Connection(Resource):
         raw = self._raw
         if raw is None:
             return
-        # By a user who still refers to it, or who still runs something on it.
-        if self._status() in self._unfit or (
-                self._references is not None and getrefcount(raw) != self._references
-                and self._isInBlock()):
-            self.close()
-            return
         hasToAsk = False
         try:
+            # By a user who still refers to it.
+            if self._references is not None and (
+                    references := getrefcount(raw)) != self._references and (
+                    self._isInUse(references)) or self._status():
+                self.close()
+                return
             if self._poll(0):
                 hasToAsk = self._readUnasked(raw)
         except self._driver.Error:
@@ -300,6 +300,8 @@ class Connection(Resource):
         raw = self._raw
         if raw is None:
             return
+        if self._references is not None and sys.exception() is not None:
+            self._references = 0  # a signal may have kept its user from leaving a block
         if not self._clean(raw):
             self.close()
         elif self.reset is not None:
@@ -365,8 +367,8 @@ class Connection(Resource):
 
     # -- liveness
 
-    def _isInBlock(self) -> bool:
-        """Tell whether somebody is in a block of the driver's."""
+    def _isInUse(self, references: int) -> bool:
+        """Tell whether somebody still uses it, though the status does not tell."""
         return False
 
     def _readUnasked(self, raw: Any) -> bool:

@@ -100,7 +100,7 @@ def _limit(name: str) -> Any:
 class Pool(Generic[R]):
     """A thread-safe pool of up to ``capacity`` resources. The one used last is handed out first.
 
-    A limit of None is no limit. Times are seconds (float) of ``clock``.
+    A limit of None is no limit. Times are seconds (float) of ``clock``, which never goes back.
 
     - ``maxIdleTime``: an open resource that was idle for longer is closed.
     - ``maxOpenTime``: an open resource older than this is closed; ``jitter`` (0 to 1) shortens

@@ -29,7 +29,7 @@ except ImportError as error:
 from psycopg2.extensions import connection, get_wait_callback
 
 from queuepool.libpq import CONNINFO, buildDsn, checkOptions
-from queuepool.postgres import ACTIVE, IDLE, ofTaken
+from queuepool.postgres import ACTIVE, ofTaken
 from queuepool.session import Session
 
 IsolationLevel = int | str | None
@@ -90,12 +90,13 @@ class Connection(postgres.Connection):
     A put rolls back an open transaction, and sets back the settings of psycopg2, the cursor
     factory, typecasters, encoding, notices and notifications. If the server has reported another
     superuser status, as after SET ROLE or SET SESSION AUTHORIZATION, the whole session is
-    discarded, and set up as after open. A connection that is lost or still runs a statement is
-    closed. All that blocks for one round trip for each thing that has to be done; a clean
-    connection costs none. No answer to what the pool asks is waited for longer than
+    discarded, and set up as after open. A connection is closed that is lost, that still runs a
+    statement, or that somebody is still in a block of (``with conn``). All that blocks for one
+    round trip for each thing that has to be done; a clean connection costs none. No answer to
+    what the pool asks is waited for longer than
     ``pingTimeout``: then the connection is closed. A statement that another thread begins
-    meanwhile is waited for. If somebody is still in a block of ``with conn``, or began something
-    after the put, the next take closes the connection and gets another one.
+    meanwhile is waited for. It is the next take that finds what was begun after the put, and a
+    block in which nothing was begun; then it closes the connection, and opens another one.
 
     - ``pingTime``: a connection that was idle for more than this many seconds is handed out only
       after the server has answered on it. None: the server is never asked.
@@ -115,6 +116,7 @@ class Connection(postgres.Connection):
     _driver = psycopg2
     _conninfo = CONNINFO
     _sessionType = Session
+    _session: Session
     _settingNames = ("isolation_level", "readonly", "deferrable", "autocommit")
 
     if not TYPE_CHECKING:  # a type checker says itself that there is no such attribute
@@ -151,17 +153,25 @@ class Connection(postgres.Connection):
         raw = self._raw
         if self._session.isOfDriver:
             # Who is in a block refers to the connection, or to what an agent has wrapped around it.
-            self._references = self._own = getrefcount(raw) if raw is self.resource else 0
+            self._ownReferences = getrefcount(raw) if raw is self.resource else 0
+            self._references = 0  # what refers to it for the moment may be counted: look once
 
-    def _isInBlock(self) -> bool:
-        if self._status() != IDLE:  # something was begun after the put
-            return True
-        isEntered: bool = self._session.isEntered()
-        if isEntered:
+    def _isInUse(self, references: int) -> bool:
+        """Do what ``dbapi.Connection._isInUse`` does; somebody may be in a block of ``with conn``.
+
+        To look for that gives up the GIL, so that all who wait for it go first. It is not done
+        while nobody refers to the connection, and nothing was raised in its last use: a block may
+        have been entered and, by a signal, never left.
+        """
+        session = self._session
+        if not session.enterBlock():
             self._tellOfBlock()
-        else:
-            self._references = self._own
-        return isEntered
+            return True
+        if not session.isReady:  # something was begun after the put
+            return True
+        session.leaveBlock()
+        self._references = self._ownReferences = min(self._ownReferences, references)
+        return False
 
     def _watchConnect(self, args: list[Any], kwargs: dict[str, Any], seconds: int) -> None:
         if get_wait_callback() is not None:
@@ -204,8 +214,6 @@ class Connection(postgres.Connection):
         raw = self._raw
         if raw is None:
             return
-        if self._references is not None:
-            self._references = 0  # a block may have been entered and, by a signal, never left
         ours = [each for each in chain(error) if isinstance(each, psycopg2.Error)
                 and (each.cursor is None or each.cursor.connection is raw)]
         self._noteStates(raw, [each.pgcode for each in ours])

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -41,7 +42,7 @@ class ConnectionManager(Connection):
         Blocks and raises as ``Connection.putRepair`` does.
         """
         super().putRepair()
-        if self.isOpen and self._references is not None and self._isInBlock():
+        if self.isOpen and self._references is not None and self._isInUse(sys.maxsize):
             self.close()
 
     def putRepair(self) -> None:

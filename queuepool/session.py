@@ -31,9 +31,10 @@ class Session(postgres.Session):
         self.status = raw.get_transaction_status
         self.reported = raw.get_parameter_status
         self.rights = partial(raw.get_parameter_status, "is_superuser")
-        self._enterBlock = partial(connection.__enter__, raw)
-        self._leaveBlock = partial(connection.__exit__, raw, Exception, None, None)
-        #: Whether ``isEntered`` calls no code of the user's.
+        self._enter = partial(connection.__enter__, raw)
+        #: Leave a block of ``with conn``. Rolls back, and gives up the GIL at least two times.
+        self.leaveBlock = partial(connection.__exit__, raw, Exception, None, None)
+        #: Whether that calls no code of the user's.
         self.isOfDriver = type(raw).rollback is connection.rollback
         if raw.status != STATUS_READY:  # left by a connection_factory
             with self._within():
@@ -45,7 +46,7 @@ class Session(postgres.Session):
 
     def _commit(self) -> None:
         self._endTransaction("COMMIT")
-        self._leaveBlock()
+        self.leaveBlock()
 
     def _remember(self) -> None:
         raw = self._raw
@@ -77,16 +78,18 @@ class Session(postgres.Session):
     def restore(self, isBegun: bool) -> bool:
         """Do what ``postgres.Session.restore`` does.
 
-        The next take looks for blocks, unless that would call a ``rollback`` of a user's class.
+        If nothing was begun, it is the next take that looks for a block.
         """
         raw = self._raw
         # After a COMMIT by hand the server is idle, but psycopg2 believes that it is in a
         # transaction, and would not send the next BEGIN.
         if isBegun or raw.status != STATUS_READY:
-            with self._within():
-                self._endTransaction("ROLLBACK")
-            if not self.isOfDriver and self.isEntered():
+            if not self.enterBlock():
                 return False
+            with self._within():
+                self.leaveBlock()
+                if raw.get_transaction_status() != TRANSACTION_STATUS_IDLE:
+                    execute(raw, "ROLLBACK")  # of a BEGIN by hand, see _endTransaction
         if self._readSettings(raw) != self._settings:
             with self._within():
                 self._restoreSettings()
@@ -101,17 +104,18 @@ class Session(postgres.Session):
             self._restoreSinks()
         return True
 
-    def isEntered(self) -> bool:
-        """Tell whether somebody is in a block of ``with conn``. Rolls back.
+    @property
+    def isReady(self) -> bool:
+        """Whether nothing was begun, neither for the server nor for psycopg2."""
+        return self.status() == TRANSACTION_STATUS_IDLE and self._raw.status == STATUS_READY
 
-        That gives up the GIL two times, so it costs much where many threads wait for it.
-        """
+    def enterBlock(self) -> bool:
+        """Enter a block of ``with conn``. Return False if somebody is in one already."""
         try:
-            self._enterBlock()
+            self._enter()
         except ProgrammingError:  # it cannot be entered twice
-            return True
-        self._leaveBlock()
-        return False
+            return False
+        return True
 
     def _restoreSettings(self) -> None:
         raw = self._raw

@@ -83,7 +83,7 @@ class Watchdog:
                         raise
             # It stores, then looks; the thread does so, too. So one of them sees the other.
             self._ends[limit] = end = time.monotonic() + seconds
-            if end < self._sleepsUntil:
+            if end < self._sleepsUntil and self._threads:
                 bell.put(None)
             yield limit
         finally:

@@ -177,28 +177,117 @@ def test_a_block_to_which_nothing_but_its_end_refers_is_found(makePool, log):
     assert pool.stats().opens == 2
 
 
-def test_a_block_that_was_entered_but_not_left_is_found_after_an_exception(makePool, caplog):
+def test_a_generator_that_goes_on_after_the_put_commits_no_half(makePool, log):
+    def halves(conn):
+        with conn:
+            insert(conn, -1)
+            yield
+            insert(conn, 1)
+
     pool = makePool()
-    with contextlib.suppress(KeyError), pool.take() as conn:
+    with pool.take() as conn:
+        generator = halves(conn)
+        next(generator)
+    with pytest.raises(psycopg2.InterfaceError, match="already closed"):
+        next(generator)
+    assert log() == []
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_references_of_configures_that_are_gone_hide_no_block(makePool, log, count):
+    kept = []
+    pool = makePool(configure=lambda conn: kept.extend([conn] * count))
+    with pool.take():
+        pass
+    kept.clear()
+    for _ in range(2):
+        with pool.take():
+            pass
+    taken = pool.take()
+    with contextlib.ExitStack() as block:
+        for _ in range(count - 1):
+            block.callback(taken.resource.commit)
+        block.enter_context(taken.resource)
+        pool.put(taken)
+        with pool.take() as conn:
+            insert(conn, 1)
+            with contextlib.suppress(psycopg2.Error):
+                block.close()
+            conn.commit()
+    assert log() == [1] and pool.stats().opens == 2
+
+
+def putAtTheEnd(pool):
+    taken = pool.take()
+    try:
+        taken.resource.__enter__()
+        raise KeyError  # as of a signal handler between the enter and the block
+    finally:
+        pool.put(taken)
+
+
+def putByBlock(pool):
+    with pool.take() as conn:
         conn.__enter__()
         del conn
-        raise KeyError  # as of a signal handler between the enter and the block
+        raise KeyError
+
+
+@pytest.mark.parametrize("put", [putAtTheEnd, putByBlock])
+def test_a_block_that_was_entered_but_not_left_is_found_after_an_exception(
+        makePool, caplog, put):
+    pool = makePool()
+    for _ in range(2):  # the first take after an open looks anyway
+        with pool.take():
+            pass
+    with pytest.raises(KeyError):
+        put(pool)
     for _ in range(2):
         with pool.take() as conn, conn:
             pass
     assert pool.stats().opens == 2 and len(warnings(caplog)) == 1
 
 
-def test_what_somebody_began_after_the_put_is_not_handed_out(makePool, log, caplog):
-    pool = makePool()
-    with pool.take() as conn:
-        pass
+def begin(conn):
     insert(conn, 1)
+
+
+def endByHand(conn):
+    """End it for the server; psycopg2 believes that the transaction goes on."""
+    run(conn, "select 1")
+    run(conn, "commit")
+
+
+@pytest.mark.parametrize("use", [begin, endByHand])
+@pytest.mark.parametrize("keeps", [True, False])
+def test_what_somebody_began_after_the_put_is_not_handed_out(
+        makePool, log, caplog, use, keeps):
+    pool = makePool()
+    for _ in range(2):
+        with pool.take():
+            pass
+    taken = pool.take()
+    pool.put(taken)
+    pid = taken.resource.get_backend_pid()
+    kept = [taken.resource] if keeps else []
+    use(taken.resource)
     with pool.take() as other:
-        assert other is not conn
+        assert use is endByHand and not keeps or other.get_backend_pid() != pid
         insert(other, 2)
         other.commit()
-    assert conn.closed and log() == [2] and not warnings(caplog)
+    assert log() == [2] and not warnings(caplog)
+    assert not kept or kept[0].closed
+
+
+def test_a_block_that_goes_on_after_the_put_is_told_of(makePool, log, caplog):
+    pool = makePool()
+    with pool.take() as conn:
+        generator = suspend(conn)
+    insert(conn, 1)
+    with pool.take():
+        pass
+    assert len(warnings(caplog)) == 1
+    endByClose(generator)
 
 
 def test_to_refer_to_a_connection_after_its_put_does_no_harm(makePool):

@@ -359,6 +359,7 @@ def test_where_no_thread_can_be_started_the_block_does_not_begin(dog, monkeypatc
         patch.setattr(threading.Thread, "start", noThread)
         with dog.limit(0.0, lambda: ran.append("action"), isVital=False) as limit:
             assert not limit.isOver
+        assert dog._bells["bell"].empty()  # which nobody would read
     awaitNext(dog)  # the next one works
     assert not ran
 
