@@ -97,10 +97,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--capacity: the embedded server allows {EMBEDDED_CAPACITY} connections")
     stops = catchSignals()
     try:
-        return run(options, stops)
-    except Stopped:
-        print("Stopped before the first request.", flush=True)
-        return 0
+        try:
+            return run(options, stops)
+        except Stopped:
+            print("Stopped before the first request.", flush=True)
+            return 0
     except OSError as error:
         return tellOutputFailed(parser.prog, error)
     except DemoError as error:

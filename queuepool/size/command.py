@@ -238,7 +238,7 @@ def run(options: argparse.Namespace, stops: SimpleQueue[int]) -> int:
             load.measure, bound[0], isWhole=bound[0] == options.threads,
             p99=None if options.p99 is None else options.p99 / 1000.0)
         if not curve.runs:
-            if answer.ended == "it was stopped":
+            if not stops.empty():
                 raise Stopped
             raise DemoError(answer.ended)
         result = output.Result(
@@ -258,10 +258,11 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     stops = catchSignals()
     try:
-        return run(options, stops)
-    except Stopped:
-        print("Stopped before anything was measured.", flush=True)
-        return 0
+        try:
+            return run(options, stops)
+        except Stopped:
+            print("Stopped before anything was measured.", flush=True)
+            return 0
     except WrongOption as error:
         print(f"{parser.prog}: {error} (see --help)", file=sys.stderr)
         return 2
