@@ -1,9 +1,12 @@
 """What the tests share: a clock that stands still, a resource that does as told, gates."""
 
 import contextlib
+import signal
 import sys
 import threading
 import weakref
+
+import pytest
 
 from queuepool import Resource
 
@@ -180,6 +183,28 @@ def runTogether(*targets):
         return target()
 
     return [running.result() for running in [start(run, target) for target in targets]]
+
+
+def interruptOften(call, check, times=300):
+    """Make a call again and again, until a signal handler raises; then check. So many times."""
+    class Interrupt(Exception):
+        pass
+
+    def raiseIt(*_):
+        raise Interrupt
+
+    if not hasattr(signal, "setitimer"):
+        pytest.skip("there are no timers' signals here")
+    before = signal.signal(signal.SIGALRM, raiseIt)
+    try:
+        for _ in range(times):
+            with pytest.raises(Interrupt):
+                signal.setitimer(signal.ITIMER_REAL, 0.0005)
+                while True:
+                    call()
+            check()
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def awaitWaiting(pool, count):
