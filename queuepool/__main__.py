@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import sys
 from collections.abc import Sequence
 from queue import SimpleQueue
@@ -87,6 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if sys.stdout is None:
         print("python -m queuepool: there is no standard output to write to", file=sys.stderr)
         return 1
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what the server says may be in any language
+        sys.stdout.reconfigure(errors="backslashreplace")
     if arguments and arguments[0] == "size":
         from queuepool.size import command
 

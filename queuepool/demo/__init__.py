@@ -174,7 +174,7 @@ def _endPostmaster(data: Path) -> bool:
     pidFile = data / "postmaster.pid"
     deadline = now() + PATIENCE
     with contextlib.suppress(OSError, ValueError, IndexError):
-        os.kill(int(pidFile.read_text().split()[0]), signal.SIGINT)
+        os.kill(int(pidFile.read_bytes().split()[0]), signal.SIGINT)
         while pidFile.exists() and now() < deadline:
             time.sleep(0.05)
     return not pidFile.exists()

@@ -1,6 +1,7 @@
 """The command line: a real server, what it says when it cannot run, and how it ends."""
 
 import contextlib
+import io
 import json
 import re
 import signal
@@ -342,6 +343,25 @@ isBroken = False
     outcome = run("--dsn", serverDsn, "--script", f"{script}:request", *SMALL)
     assert (outcome.code, outcome.err) == (0, "")
     assert "no request succeeded with capacity 4: ValueError: no more" in outcome.out
+
+
+def test_failure_in_another_language_can_be_told_anywhere(run, serverDsn, monkeypatch, tmp_path):
+    script = tmp_path / "later.py"
+    script.write_text("""
+conns = set()
+
+def request(conn):
+    conns.add(conn.get_backend_pid())
+    if len(conns) > 4:  # at capacity 4
+        raise ValueError("Schl\\xfcssel")
+""")
+    stdout = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    outcome = run("--dsn", serverDsn, "--script", f"{script}:request", *SMALL)
+    assert (outcome.code, outcome.err) == (0, "")
+    said = stdout.buffer.getvalue()
+    assert b"with capacity 4: ValueError: Schl\\xfcssel" in said
+    assert b"(no plots: this terminal has no Unicode)" in said
 
 
 def test_ctrl_c_while_the_script_is_imported(run, stops, monkeypatch, tmp_path):
