@@ -323,7 +323,9 @@ isStuck = False
     assert [one["capacity"] for one in json.loads(path.read_text())["capacities"]] == [1, 2]
 
 
-def test_failure_of_all_requests_of_a_run_loses_only_that(run, serverDsn, monkeypatch, tmp_path):
+@pytest.fixture
+def breaking(monkeypatch, tmp_path):
+    """A script whose requests all fail after the first run at capacity 2."""
     script = tmp_path / "later.py"
     script.write_text("""
 import time
@@ -331,33 +333,30 @@ import time
 def request(conn):
     time.sleep(0.002)
     if isBroken:
-        raise ValueError("no more")
+        raise ValueError("Schl\\xfcssel")
 
 isBroken = False
 """)
+    sayRun = output.sayRun
 
-    def sayRun(capacity, measured):
+    def sayAndBreak(capacity, measured):
         sys.modules["queuepool_size_script"].isBroken = capacity == 2
+        sayRun(capacity, measured)
 
-    monkeypatch.setattr(output, "sayRun", sayRun)
-    outcome = run("--dsn", serverDsn, "--script", f"{script}:request", *SMALL)
+    monkeypatch.setattr(output, "sayRun", sayAndBreak)
+    return f"{script}:request"
+
+
+def test_failure_of_all_requests_of_a_run_loses_only_that(run, serverDsn, breaking):
+    outcome = run("--dsn", serverDsn, "--script", breaking, *SMALL)
     assert (outcome.code, outcome.err) == (0, "")
-    assert "no request succeeded with capacity 4: ValueError: no more" in outcome.out
+    assert "no request succeeded with capacity 4: ValueError: Schl\xfcssel" in outcome.out
 
 
-def test_failure_in_another_language_can_be_told_anywhere(run, serverDsn, monkeypatch, tmp_path):
-    script = tmp_path / "later.py"
-    script.write_text("""
-conns = set()
-
-def request(conn):
-    conns.add(conn.get_backend_pid())
-    if len(conns) > 4:  # at capacity 4
-        raise ValueError("Schl\\xfcssel")
-""")
+def test_any_language_can_be_told_on_any_terminal(run, serverDsn, breaking, monkeypatch):
     stdout = io.TextIOWrapper(io.BytesIO(), "ascii")
     monkeypatch.setattr(sys, "stdout", stdout)
-    outcome = run("--dsn", serverDsn, "--script", f"{script}:request", *SMALL)
+    outcome = run("--dsn", serverDsn, "--script", breaking, *SMALL)
     assert (outcome.code, outcome.err) == (0, "")
     said = stdout.buffer.getvalue()
     assert b"with capacity 4: ValueError: Schl\\xfcssel" in said
