@@ -477,6 +477,7 @@ def test_ctrl_c_when_the_server_cannot_be_ended(run, monkeypatch, stops, serverD
     assert outcome.out.endswith("Stopped before the first request.\n")
 
 
+@pytest.mark.usefixtures("posix")
 def test_ctrl_c_does_not_reach_the_programs_that_end_the_server(run, monkeypatch, serverDsn):
     script = "import os, signal; os.kill(os.getpid(), signal.SIGINT)"
     codes = []

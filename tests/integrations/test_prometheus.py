@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import http.client
+import multiprocessing
 import os
 import pickle
 import signal
@@ -604,7 +605,8 @@ def test_gunicorn(tmp_path, dsn, preload):
     assert left.get(USED, 0) == 0
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize(
+    "method", sorted({"fork", "spawn"}.intersection(multiprocessing.get_all_start_methods())))
 def test_a_child_of_multiprocessing_writes_at_its_end(tmp_path, method):
     program = tmp_path / "program.py"
     program.write_text(f"""
