@@ -64,6 +64,7 @@ def test_other_threads_wait():
     assert waiting.result() == 1
 
 
+@pytest.mark.usefixtures("posix")
 def test_signal_handlers_that_raise_leave_it_free():
     """With ``with lock:`` more than half of these signals leave it locked on CPython 3.14."""
     counter = Counter()
