@@ -52,6 +52,9 @@ CANCEL = ("SELECT pg_catalog.pg_cancel_backend(pid) FROM pg_catalog.pg_stat_acti
 class DemoError(Exception):
     """Raised when the demo cannot run; its message is one line that says why."""
 
+    #: The exit code of the program.
+    code = 1
+
 
 class Stopped(Exception):
     """Raised when the user ended the demo before its first request."""

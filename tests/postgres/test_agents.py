@@ -90,6 +90,7 @@ def test_a_silent_server_is_noticed_through_a_proxy(
     assert closes[Reason.REPAIR] == 1 and closes[Reason.INVALIDATED] == 1
 
 
+@pytest.mark.usefixtures("posix")
 def test_a_busy_connection_is_closed_through_a_proxy(traced, makePool, admin):
     pool = makePool(autocommit=True)
     taken = pool.take()
