@@ -158,6 +158,7 @@ def test_under_a_wait_callback_each_of_two_hosts_has_its_time(makePool, green, f
     assert 2 * CUT - 0.2 < failing(pool.take) < 2 * CUT + LATE
 
 
+@pytest.mark.usefixtures("posix")
 @pytest.mark.timeout(60)
 def test_under_a_wait_callback_the_limit_holds_though_the_name_took_longer(
         makePool, green, silent):

@@ -276,6 +276,7 @@ def test_an_ordinary_life(makePool, green, caplog):
     assert not caplog.records
 
 
+@pytest.mark.usefixtures("posix")
 @pytest.mark.timeout(60)
 def test_a_silent_peer_at_connect_costs_its_limit(makePool, green, silent):
     pool = makePool(dsn=silent, connect_timeout=2)
@@ -289,6 +290,7 @@ def test_a_silent_peer_at_connect_costs_its_limit(makePool, green, silent):
     assert pool.stats().idle == 1
 
 
+@pytest.mark.usefixtures("posix")
 @pytest.mark.timeout(60)
 def test_a_silent_peer_at_connect_costs_no_more_than_the_take_has(makePool, green, silent):
     pool = makePool(dsn=silent, connect_timeout=30)
