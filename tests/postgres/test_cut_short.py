@@ -27,33 +27,6 @@ def environment(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.fixture
-def silent():
-    """The port of a host that accepts connections and says nothing."""
-    with socket.create_server(("127.0.0.1", 0), backlog=50) as listener:
-        yield listener.getsockname()[1]
-
-
-@pytest.fixture
-def full():
-    """The port of a host that does not even accept connections."""
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        port = listener.getsockname()[1]
-        for _ in range(8):
-            client = stack.enter_context(socket.socket())
-            client.setblocking(False)
-            client.connect_ex(("127.0.0.1", port))
-        with socket.socket() as client:
-            client.settimeout(0.2)
-            try:
-                client.connect(("127.0.0.1", port))
-            except TimeoutError:
-                yield port
-                return
-        pytest.skip("this system accepts more connections than it is told to")
-
-
 def failing(take):
     """Take in vain, and return for how many seconds."""
     startedAt = time.monotonic()
@@ -116,14 +89,6 @@ def test_hosts_of_the_environment_share_what_the_take_has(makePool, silent, monk
             patch.setenv(name, "127.0.0.1,127.0.0.1,127.0.0.1")
             patch.setenv("PGPORT", f"{silent},{silent},{silent}")
             assert failing(lambda: pool.take(timeout=6.0)) < 6.0 + LATE
-
-
-@pytest.fixture
-def green():
-    """Have psycopg2 wait in Python."""
-    set_wait_callback(psycopg2.extras.wait_select)
-    yield
-    set_wait_callback(None)
 
 
 @pytest.fixture

@@ -500,6 +500,7 @@ def test_closeall_leaves_a_whole_account(make):
     assert stats.opens == stats.closes == 2 and stats.taken == stats.open == 0
 
 
+@pytest.mark.usefixtures("posix")
 def test_closeall_does_not_wait_for_a_statement(make, admin):
     pool = make(0, 1)
     conn = pool.getconn()
