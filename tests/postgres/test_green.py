@@ -316,6 +316,7 @@ def test_a_silent_peer_at_a_ping_costs_its_limit_once(makePool, green, wire, wir
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.usefixtures("posix")
 def test_a_put_while_another_thread_queries_does_not_wait(makePool, green, admin):
     pool = makePool()
     taken = pool.take()
