@@ -304,6 +304,7 @@ def test_a_kept_error_keeps_nothing_that_others_drop(unrecorded):
         checkWhole(pool)
 
 
+@pytest.mark.alone
 def test_those_who_give_up_one_after_the_other_are_all_told_that_it_was_nested():
     for _ in range(3):
         pool = poolOf("p", 3)

@@ -215,6 +215,7 @@ def request(conn):
     assert "ValueError: no more" in outcome.err
 
 
+@pytest.mark.alone
 def test_picture_and_json_are_written(run, serverDsn, tmp_path):
     picture, path = tmp_path / "size.png", tmp_path / "size.json"
     outcome = run("--dsn", serverDsn, "--png", str(picture), "--json", str(path), "--p99", "500",
