@@ -74,13 +74,13 @@ def test_each_of_several_equal_pools_starts_afresh():
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_what_lay_dropped_during_the_fork_can_be_dropped_again_in_the_child():
+def test_what_lay_dropped_during_the_fork_can_be_dropped_again_in_the_child(clock):
     def dropAndTake():
         for _ in range(3):
             pool.take(timeout=0)  # dropped at once
         assert pool.take(timeout=0).resource == os.getpid()
 
-    pool = Pool("p", 1)
+    pool = Pool("p", 1, clock=clock)  # that a child is slow does not matter
     pool.put(Noting("a"))
     pool.take()  # dropped, and not brought back yet
     assert inChild(dropAndTake)
