@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import sys
 from collections.abc import Sequence
 from queue import SimpleQueue
 
-from queuepool import __version__
-from queuepool.commandline import (DEFAULT_SQL, OneLineParser, catchSignals, integer, seconds,
-                                   tellOutputFailed)
-from queuepool.demo import (EMBEDDED_CAPACITY, DemoError, Load, Stopped, awaitCall, embeddedServer,
-                            importPool, openDisplay)
+from queuepool import __version__, commandline
+from queuepool.commandline import DEFAULT_SQL, catchSignals, conduct, integer, seconds
+from queuepool.demo import (EMBEDDED_CAPACITY, Load, awaitCall, embeddedServer, importPool,
+                            openDisplay)
 
 EPILOG = """\
 In the report "wait" is the time that a request waited for its connection, and "request" its
@@ -29,14 +29,9 @@ Another command: "python -m queuepool size --help" measures how many connections
 
 def makeParser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = OneLineParser(
-        prog="python -m queuepool", epilog=EPILOG, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Show a pool of connections under load: many threads, few connections, a "
-                    "real PostgreSQL.")
-    parser.add_argument(
-        "--dsn", help="the database to run on, a connection string or URI of libpq (default: an "
-                      "embedded PostgreSQL, started for this run and removed afterwards)")
+    parser = commandline.makeParser(
+        "python -m queuepool", "Show a pool of connections under load: many threads, few "
+        "connections, a real PostgreSQL.", EPILOG)
     parser.add_argument(
         "--sql", default=DEFAULT_SQL,
         help="the SQL of each request, which runs in its own transaction and is committed "
@@ -53,7 +48,6 @@ def makeParser() -> argparse.ArgumentParser:
              "(default: yes on the embedded server, no with --dsn)")
     parser.add_argument("--svg", metavar="FILE",
                         help="write the live table, as it was shown last, as an SVG picture")
-    parser.add_argument("--version", action="version", version=f"queuepool {__version__}")
     return parser
 
 
@@ -87,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if sys.stdout is None:
         print("python -m queuepool: there is no standard output to write to", file=sys.stderr)
         return 1
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what the server says may be in any language
+        sys.stdout.reconfigure(errors="backslashreplace")
     if arguments and arguments[0] == "size":
         from queuepool.size import command
 
@@ -96,16 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.dsn is None and options.capacity > EMBEDDED_CAPACITY:
         parser.error(f"--capacity: the embedded server allows {EMBEDDED_CAPACITY} connections")
     stops = catchSignals()
-    try:
-        return run(options, stops)
-    except Stopped:
-        print("Stopped before the first request.", flush=True)
-        return 0
-    except OSError as error:
-        return tellOutputFailed(parser.prog, error)
-    except DemoError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 1
+    return conduct(parser.prog, lambda: run(options, stops), "Stopped before the first request.")
 
 
 if __name__ == "__main__":

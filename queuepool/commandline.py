@@ -7,8 +7,12 @@ import math
 import os
 import signal
 import sys
+from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
+
+from queuepool import __version__
+from queuepool.demo import DemoError, Stopped
 
 #: It reads only the catalogue, so it runs on any database and changes nothing.
 DEFAULT_SQL = ("SELECT count(*) FROM pg_catalog.pg_class c "
@@ -53,6 +57,17 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
 
 
+def makeParser(prog: str, description: str, epilog: str) -> OneLineParser:
+    """Return a parser with the options that all commands have."""
+    parser = OneLineParser(prog=prog, description=description, epilog=epilog, allow_abbrev=False,
+                           formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"queuepool {__version__}")
+    parser.add_argument(
+        "--dsn", help="the database to run on, a connection string or URI of libpq (default: an "
+                      "embedded PostgreSQL, started for this run and removed afterwards)")
+    return parser
+
+
 def catchSignals() -> SimpleQueue[int]:
     """Return a queue that gets the number of each signal that would end the program.
 
@@ -67,8 +82,24 @@ def catchSignals() -> SimpleQueue[int]:
     return stops
 
 
-def tellOutputFailed(prog: str, error: OSError) -> int:
-    """Tell in one line why the output cannot be written; return the exit code.
+def conduct(prog: str, run: Callable[[], int], whenStopped: str) -> int:
+    """Run a command; tell in one line why it ended, and return the exit code."""
+    try:
+        try:
+            return run()
+        except Stopped:
+            print(whenStopped, flush=True)
+            return 0
+    except DemoError as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        return error.code
+    except OSError as error:
+        _tellOutputFailed(prog, error)
+        return 1
+
+
+def _tellOutputFailed(prog: str, error: OSError) -> None:
+    """Tell in one line why the output cannot be written.
 
     That nobody reads it any more, as behind ``| head``, is no news.
     """
@@ -76,4 +107,3 @@ def tellOutputFailed(prog: str, error: OSError) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if not isinstance(error, BrokenPipeError):
         print(f"{prog}: the output cannot be written: {error.strerror or error}", file=sys.stderr)
-    return 1

@@ -18,7 +18,7 @@ class Lock:
         lock = threading.RLock()
         #: Each step acquires the lock, and gives True.
         self.steps = starmap(lock.acquire, repeat(()))
-        self.release = lock.release
+        self.acquire, self.release = lock.acquire, lock.release
 
 
 def exclusive(method: Method) -> Method:

@@ -13,11 +13,11 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from queuepool.lock import Lock, exclusive
 from queuepool.pool import Pool
 from queuepool.stats import BOUNDS, Histogram, Stats
 
@@ -52,27 +52,35 @@ def observe(pool: Pool[Any], meter_provider: MeterProvider | None = None) -> Non
     then percentiles are still right, number and sum are the sample's. Collect more often to avoid
     that.
     """
-    global _default
     if not isinstance(pool, Pool):
         raise TypeError(f"pool must be a Pool, not {type(pool).__name__}")
     current = get_meter_provider()
-    provider = current if meter_provider is None else meter_provider
-    with _lock:
+    _observers.add(pool, current if meter_provider is None else meter_provider, current)
+
+
+class _Observers:
+    """One observer for each provider: an SDK ignores what is registered twice."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._all: weakref.WeakKeyDictionary[MeterProvider, _Observer] = weakref.WeakKeyDictionary()
+        self._default: _Observer | None = None
+
+    @exclusive
+    def add(self, pool: Pool[Any], provider: MeterProvider, current: MeterProvider) -> None:
+        """Have this provider observe one pool more; ``current`` is the global one."""
         # What was made before the global provider was set works with that one now.
-        observer = _default if provider is current else None
+        observer = self._default if provider is current else None
         if observer is None:
-            observer = _observers.get(provider)
+            observer = self._all.get(provider)
         if observer is None:
-            observer = _observers[provider] = _Observer(provider)
+            observer = self._all[provider] = _Observer(provider)
         if provider is current:
-            _default = observer
+            self._default = observer
         observer.add(pool)
 
 
-#: Guards both. An SDK ignores what is registered twice, so there is one observer for a provider.
-_lock = threading.Lock()
-_observers: weakref.WeakKeyDictionary[MeterProvider, _Observer] = weakref.WeakKeyDictionary()
-_default: _Observer | None = None
+_observers = _Observers()
 
 
 class _Observer:
@@ -178,24 +186,27 @@ class _Observed:
 
     def _forget(self) -> None:
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._recorded: dict[str, tuple[tuple[int, ...], float]] = {}
 
     def times(self, field: str, histogram: Histogram) -> list[float]:
         """Return what is to be recorded of this histogram now."""
         if self._pid != os.getpid():  # a child, where the pool starts at zero
             self._forget()
-        with self._lock:
-            before, sumBefore = self._recorded.get(
-                field, ((0,) * len(histogram.counts), 0.0))
-            counts = [count - then for count, then in zip(histogram.counts, before)]
-            if min(counts) < 0 or not any(counts):  # another collection was faster
-                return []
-            groups = _spread(counts, histogram.total - sumBefore, histogram.maximum)
-            # Not the pool's sum, which may be a moment older or newer than its counts.
-            self._recorded[field] = (
-                histogram.counts, sumBefore + sum(count * seconds for count, seconds in groups))
-        return _sample(groups)
+        return _sample(self._new(field, histogram))
+
+    @exclusive
+    def _new(self, field: str, histogram: Histogram) -> list[tuple[int, float]]:
+        """Return how often which time was added since the last time."""
+        before, sumBefore = self._recorded.get(field, ((0,) * len(histogram.counts), 0.0))
+        counts = [count - then for count, then in zip(histogram.counts, before)]
+        if min(counts) < 0 or not any(counts):  # another collection was faster
+            return []
+        groups = _spread(counts, histogram.total - sumBefore, histogram.maximum)
+        # Not the pool's sum, which may be a moment older or newer than its counts.
+        self._recorded[field] = (
+            histogram.counts, sumBefore + sum(count * seconds for count, seconds in groups))
+        return groups
 
 
 def _spread(counts: list[int], total: float, maximum: float) -> list[tuple[int, float]]:

@@ -605,7 +605,7 @@ class Pool(Generic[R]):
             slot.lastUsedAt = now
             if resource._isOpen is (slot.openedAt is None):  # its user closed or opened it
                 self._hooks.countMissed(resource)
-            if slot.reportedAt is not None and slot.reportedAt == slot.takenAt:
+            if slot.reported == slot.takes:
                 self._log.info("%r was returned after %.1f s", resource.name, used)
             if error is not None and self._hooks.closesOn(resource, error):
                 self._hooks.close(resource, Reason.EXCEPTION)

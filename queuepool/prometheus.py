@@ -22,6 +22,7 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 from queuepool import allPools
+from queuepool.lock import Lock, exclusive
 from queuepool.pool import Pool
 from queuepool.stats import BOUNDS, Histogram, Stats
 
@@ -153,6 +154,11 @@ def _add(total: _Rows, rows: _Rows) -> None:
             into[label] = into.get(label, 0) + number
 
 
+#: Guards the writer, and the totals of all Collectors. Held during a fork: so no thread of the
+#: parent is in the middle of a write, with a lock of prometheus_client that the child never gets.
+_lock = Lock()
+
+
 class Collector:
     """Metrics of these pools, or of all pools of the process if none is named.
 
@@ -160,6 +166,8 @@ class Collector:
     looks for pools whenever it is asked. Pools of the same name are added up: give each its own
     name. In multiprocess mode it starts a thread that writes the metrics once a second.
     """
+
+    _lock = _lock
 
     def __init__(self, *pools: Pool[Any]) -> None:
         for pool in pools:
@@ -189,8 +197,7 @@ class Collector:
         if self._writer is not None:
             self._writer.write()
             return []
-        with _lock:
-            totals = self._totals.read(self.pools())
+        totals = self._readTotals()
         metrics = []
         for number, family in enumerate(_FAMILIES):
             metric = _metric(family)
@@ -205,6 +212,10 @@ class Collector:
             metrics.append(metric)
         return metrics
 
+    @exclusive
+    def _readTotals(self) -> dict[str, _Rows]:
+        return self._totals.read(self.pools())
+
 
 def _metric(family: _Family) -> Any:
     kinds: dict[str, Any] = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily,
@@ -215,17 +226,14 @@ def _metric(family: _Family) -> Any:
 
 # -- multiprocess mode
 
-#: Guards the writer, and the totals of all Collectors. Held during a fork: so no thread of the
-#: parent is in the middle of a write, with a lock of prometheus_client that the child never gets.
-_lock = threading.RLock()
-
-
 class _Writer:
     """Writes the metrics of all Collectors of this process into its files, from a daemon thread.
 
     There is one, so that a pool that two Collectors have is not counted twice. It writes what was
     added since the last time: the file of this process id may hold counts of an earlier process.
     """
+
+    _lock = _lock
 
     def __init__(self) -> None:
         self._collectors: weakref.WeakSet[Collector] = weakref.WeakSet()
@@ -238,31 +246,27 @@ class _Writer:
         #: By family, pool and label.
         self._values: dict[tuple[str, str, str], Any] = {}
 
+    @exclusive
     def add(self, collector: Collector) -> None:
         """Write the metrics of this Collector as well, as long as it is there."""
-        with _lock:
-            self._collectors.add(collector)
-            self.start()
+        self._collectors.add(collector)
+        self.start()
 
+    @exclusive
     def start(self) -> None:
         """Start the thread unless it runs or there is nothing to write."""
-        with _lock:
-            if self._collectors and (self._thread is None or not self._thread.is_alive()):
-                self._thread = threading.Thread(
-                    target=self._run, name="queuepool metrics", daemon=True)
-                self._thread.start()
+        if self._collectors and (self._thread is None or not self._thread.is_alive()):
+            self._thread = threading.Thread(
+                target=self._run, name="queuepool metrics", daemon=True)
+            self._thread.start()
 
     def _run(self) -> None:
         pause = threading.Event()
-        while True:
+        isNeeded = True
+        while isNeeded:
             pause.wait(WRITE_INTERVAL)
             try:
-                with _lock:
-                    self.write()
-                    if not self._collectors:
-                        self._thread = None
-                        return
-                    self._hasFailed = False
+                isNeeded = self._writeAndLook()
             except Exception:
                 if not self._hasFailed:
                     self._hasFailed = True
@@ -270,23 +274,32 @@ class _Writer:
                         logger.warning("writing metrics for Prometheus failed; it is tried again "
                                        "every second [queuepool:metrics-failed]", exc_info=True)
 
+    @exclusive
+    def _writeAndLook(self) -> bool:
+        """Write; return whether the thread has to go on. If not, another may be started."""
+        self.write()
+        self._hasFailed = False
+        if not self._collectors:
+            self._thread = None
+        return self._thread is not None
+
+    @exclusive
     def write(self, atExit: bool = False) -> None:
         """Write what the pools look like and what they have counted since the last time."""
-        with _lock:
-            if self._hasEnded:
-                return
-            self._hasEnded = atExit
-            if self._pid != os.getpid():  # a child, where all pools start at zero
-                self._pid = os.getpid()
-                self._written.clear()
-            self._written = {key: each for key, each in self._written.items()
-                             if each[0]() is not None}
-            gauges = dict.fromkeys((key for key in self._values if key[0] in _GAUGES), 0.0)
-            pools = {id(pool): pool for each in list(self._collectors) for pool in each.pools()}
-            for pool in pools.values():
-                self._writePool(pool, gauges)
-            for key, number in gauges.items():
-                self._values[key].set(0 if atExit else number)
+        if self._hasEnded:
+            return
+        self._hasEnded = atExit
+        if self._pid != os.getpid():  # a child, where all pools start at zero
+            self._pid = os.getpid()
+            self._written.clear()
+        self._written = {key: each for key, each in self._written.items()
+                         if each[0]() is not None}
+        gauges = dict.fromkeys((key for key in self._values if key[0] in _GAUGES), 0.0)
+        pools = {id(pool): pool for each in list(self._collectors) for pool in each.pools()}
+        for pool in pools.values():
+            self._writePool(pool, gauges)
+        for key, number in gauges.items():
+            self._values[key].set(0 if atExit else number)
 
     def _writePool(self, pool: Pool[Any], gauges: dict[tuple[str, str, str], float]) -> None:
         name, rows = _rowsOf(pool)
@@ -336,7 +349,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 def _writeAtExit() -> None:
     if _writer._collectors:
         with contextlib.suppress(Exception):  # the thread has logged it, if there is no folder
-            _writer.write(atExit=True)
+            _writer.write(True)
 
 
 def _writeAtEndOfChild(_: object = None) -> None:

@@ -1,8 +1,11 @@
 """What the tests share: a clock that stands still, a resource that does as told, gates."""
 
 import contextlib
+import os
+import signal
 import sys
 import threading
+import traceback
 import weakref
 
 from queuepool import Resource
@@ -180,6 +183,52 @@ def runTogether(*targets):
         return target()
 
     return [running.result() for running in [start(run, target) for target in targets]]
+
+
+def interruptOften(call, check, times=300):
+    """Make a call again and again, until a signal handler raises; then check. So many times."""
+    class Interrupt(Exception):
+        pass
+
+    def raiseIt(*_):
+        raise Interrupt
+
+    before = signal.signal(signal.SIGALRM, raiseIt)
+    try:
+        for _ in range(times):
+            with contextlib.suppress(Interrupt):
+                signal.setitimer(signal.ITIMER_REAL, 0.0005)
+                while True:
+                    call()
+            check()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def inChild(work):
+    """Run work in a forked child; tell whether it came to its end there, and raised nothing."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(30)  # a child that hangs is ended
+            work()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def openAll(pool):
+    """Open all of a pool; return them, the least recently used first."""
+    taken = [pool.take() for _ in range(pool.capacity)]
+    for resource in taken:
+        pool.put(resource)
+    return taken
 
 
 def awaitWaiting(pool, count):

@@ -163,15 +163,15 @@ def _framesOf(frame: FrameType | None) -> tuple[Frame, ...]:
 def reportOverdue(slots: Iterable[Slot], leakTime: float | None, now: float, log: Log) -> None:
     """Warn once of each resource checked out longer than leakTime, or whose taker has ended."""
     for slot in slots:
-        taker, takenAt = slot.takenBy, slot.takenAt
-        if slot.place is not Place.TAKEN or takenAt == slot.reportedAt:
+        takes, taker, takenAt = slot.takes, slot.takenBy, slot.takenAt
+        if slot.place is not Place.TAKEN or takes == slot.reported:
             continue
         hasEnded = taker.hasEnded
         if not hasEnded and (leakTime is None or now - takenAt <= leakTime):
             continue
-        if slot.takenAt != takenAt:  # it was returned and taken again while this looked
-            continue
-        slot.reportedAt = takenAt
+        if (slot.takes, slot.takenAt) != (takes, takenAt):
+            continue  # it was returned and taken again while this looked
+        slot.reported = takes
         slot.askToCheck()  # its put is to log that it came back
         log.warning(
             "leak", "%r is checked out for %.1f s by thread %r, which %s", slot.name, now - takenAt,

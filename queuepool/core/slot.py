@@ -48,7 +48,7 @@ class Slot:
         "name", "place", "queue", "ref", "life", "isLong", "isNew", "hasRepairHooks",
         "isTriedLast", "droppedFrom",
         "closing",
-        "takenBy", "takenAt", "trace", "reportedAt", "generation", "since", "timeout",
+        "takenBy", "takenAt", "trace", "reported", "generation", "since", "timeout",
         "openedAt", "lastUsedAt", "lifeShare", "expiresAt", "checkAt", "shortUntil",
         "takes", "takesAtOpen", "takesLimit",
         "opens", "openErrors", "closes", "closeErrors",
@@ -85,7 +85,7 @@ class Slot:
         self.takenBy: Any = None  #: the Taker that took it last, or holds it
         self.takenAt = PAST
         self.trace: str | None = None  #: the stack of its take, with leakTrace
-        self.reportedAt: float | None = None  #: the takenAt of a take that was reported
+        self.reported: int | None = None  #: the number (takes) of a take that was reported
         self.generation: object = None  #: the pool's when it was opened
         #: The take that runs hooks began to count then, and its timeout; None: no limit
         self.since = PAST

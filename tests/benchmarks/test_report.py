@@ -13,7 +13,7 @@ from tests.helpers import FakeClock
 
 
 def test_the_readmes_table_is_made_from_the_results():
-    results = json.loads((report.RESULTS / "results.json").read_text())
+    results = json.loads((report.RESULTS / "results.json").read_text(encoding="utf-8"))
     assert report.splitReadme()[1] == report.summarize(results)
 
 
@@ -62,7 +62,7 @@ def test_all_is_written_and_what_is_missed_or_left_out_is_told(tmp_path):
         "machine": {"date": "today", "processor": "x", "cores": 2, "system": "y"},
         "pythons": {"3.13": every, "3.13t": few}}))
     report.write(tmp_path)
-    text = (tmp_path / "results.md").read_text()
+    text = (tmp_path / "results.md").read_text(encoding="utf-8")
     for row in ("| ≤ 0.4 | **0.5, missed** | **0.5, missed** |", "| ≤ 4 | 3 | – |",
                 "| CPython 3.13t | psycopg2-binary, psycopg2.pool | no wheel |",
                 f"| {OURS} | 10 | 9,000 | 2.00 | 2.00 | 8.00 | 1 | 2 |",

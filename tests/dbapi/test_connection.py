@@ -11,7 +11,7 @@ import pytest
 from queuepool import PoolError, PoolTimeout, Reason
 from queuepool.dbapi import Connection, ConnectionPool
 from tests.dbapi import driver
-from tests.helpers import Gate, awaitTrue, checkWhole, start
+from tests.helpers import Gate, awaitTrue, checkWhole, inChild, start
 
 
 @pytest.fixture
@@ -476,11 +476,12 @@ def test_a_child_process_says_no_goodbye_with_its_parents_connection(
     far = conn.far
     makePool.made.clear()
     del conn
-    child = os.fork()
-    if not child:
+
+    def check():
         with pool.take() as other:
-            os._exit(0 if other.far is not far else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            assert other.far is not far
+
+    assert inChild(check)
     with pytest.raises(BlockingIOError):
         far.recv(100)
 

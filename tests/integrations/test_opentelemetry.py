@@ -14,7 +14,7 @@ import pytest
 
 from queuepool import Pool, PoolTimeout
 from queuepool.stats import BOUNDS
-from tests.helpers import PATIENCE, FakeClock, FakeResource, PlainResource, start
+from tests.helpers import PATIENCE, FakeClock, FakeResource, PlainResource, interruptOften, start
 from tests.integrations import checkWork, work
 
 pytest.importorskip("opentelemetry.sdk.metrics", reason="opentelemetry-sdk is not installed")
@@ -238,6 +238,14 @@ def test_the_provider_is_not_kept_alive():
     del provider
     gc.collect()
     assert end() is None
+
+
+@pytest.mark.usefixtures("posix")
+def test_signal_handlers_that_raise_stop_no_other_thread():
+    """On CPython 3.14 a signal handler may run between the acquire of a lock and its block."""
+    pool, provider = Pool("app", 1, factory=PlainResource), MeterProvider()
+    interruptOften(lambda: observe(pool, provider),
+                   lambda: start(observe, pool, provider).result(PATIENCE))
 
 
 def test_a_failing_collection_is_not_the_failure_of_the_pool(metrics, caplog):

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import http.client
+import multiprocessing
 import os
 import pickle
 import signal
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from queuepool import Pool
-from tests.helpers import PATIENCE, FakeResource, PlainResource, awaitTrue, start
+from tests.helpers import PATIENCE, FakeResource, PlainResource, awaitTrue, interruptOften, start
 from tests.integrations import checkWork, expected, key, work
 
 prometheus_client = pytest.importorskip(
@@ -188,6 +189,13 @@ def test_any_name_of_a_pool_can_be_shown(registry, name):
 def test_what_is_no_pool_is_refused(wrong):
     with pytest.raises(TypeError, match="Collector wants pools, not"):
         Collector(wrong)
+
+
+@pytest.mark.usefixtures("posix")
+def test_signal_handlers_that_raise_stop_no_other_scrape(registry):
+    """As a worker's time limit: on CPython 3.14 it may come between the acquire and its block."""
+    collector = Collector(Pool("app", 1, factory=PlainResource))  # gone: the quickest
+    interruptOften(collector.collect, lambda: start(collector.collect).result(PATIENCE), times=1000)
 
 
 def test_a_forked_child_counts_from_zero(registry):
@@ -598,7 +606,8 @@ def test_gunicorn(tmp_path, dsn, preload):
     assert left.get(USED, 0) == 0
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize(
+    "method", sorted({"fork", "spawn"}.intersection(multiprocessing.get_all_start_methods())))
 def test_a_child_of_multiprocessing_writes_at_its_end(tmp_path, method):
     program = tmp_path / "program.py"
     program.write_text(f"""

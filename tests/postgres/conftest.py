@@ -2,12 +2,13 @@
 
 import contextlib
 import os
+import socket
 import tempfile
 from types import SimpleNamespace
 
-import psycopg2
+import psycopg2.extras
 import pytest
-from psycopg2.extensions import TRANSACTION_STATUS_ACTIVE, make_dsn, parse_dsn
+from psycopg2.extensions import TRANSACTION_STATUS_ACTIVE, make_dsn, parse_dsn, set_wait_callback
 from pytest_postgresql import factories
 
 from queuepool.psycopg2 import ConnectionPool
@@ -115,6 +116,43 @@ def makePool(dsn):
         def make(capacity=1, dsn=dsn, **kwargs):
             return stack.enter_context(ConnectionPool("pool", capacity, dsn, **kwargs))
         yield make
+
+
+@pytest.fixture
+def green():
+    """Have psycopg2 wait in Python."""
+    set_wait_callback(psycopg2.extras.wait_select)
+    yield
+    set_wait_callback(None)
+
+
+@pytest.fixture
+def silent():
+    """The port of a host that accepts connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0), backlog=50) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.fixture
+def full():
+    """The port of a host that does not even accept connections."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        port = listener.getsockname()[1]
+        for _ in range(8):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.1", port))
+        with socket.socket() as client:
+            client.settimeout(0.2)
+            try:
+                client.connect(("127.0.0.1", port))
+            except TimeoutError:
+                yield port
+                return
+            except ConnectionRefusedError:
+                pytest.skip("this system refuses such connections")
+        pytest.skip("this system accepts more connections than it is told to")
 
 
 @pytest.fixture

@@ -207,6 +207,7 @@ BUSY = pytest.mark.parametrize("work, statement", [
     (sleepLong, "select pg_sleep%"), (copyLong, "copy%")])
 
 
+@pytest.mark.usefixtures("posix")
 @BUSY
 def test_a_put_does_not_wait_and_the_one_who_uses_it_gets_an_error(
         makePool, admin, work, statement):
@@ -227,6 +228,7 @@ def test_a_put_does_not_wait_and_the_one_who_uses_it_gets_an_error(
     assert (stats.opens, stats.closes, stats.closeErrors) == (2, 1, 0)
 
 
+@pytest.mark.usefixtures("posix")
 @BUSY
 def test_a_manager_that_is_busy_is_closed_likewise(dsn, admin, work, statement):
     manager = ConnectionManager("manager", None, None, None, None, dsn)
@@ -242,6 +244,7 @@ def test_a_manager_that_is_busy_is_closed_likewise(dsn, admin, work, statement):
     admin.terminate(pid)
 
 
+@pytest.mark.usefixtures("posix")
 @BUSY
 def test_closeall_ends_what_is_under_way(dsn, admin, work, statement):
     pool = ThreadedConnectionPool(0, 1, dsn)

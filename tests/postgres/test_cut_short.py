@@ -27,33 +27,6 @@ def environment(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.fixture
-def silent():
-    """The port of a host that accepts connections and says nothing."""
-    with socket.create_server(("127.0.0.1", 0), backlog=50) as listener:
-        yield listener.getsockname()[1]
-
-
-@pytest.fixture
-def full():
-    """The port of a host that does not even accept connections."""
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        port = listener.getsockname()[1]
-        for _ in range(8):
-            client = stack.enter_context(socket.socket())
-            client.setblocking(False)
-            client.connect_ex(("127.0.0.1", port))
-        with socket.socket() as client:
-            client.settimeout(0.2)
-            try:
-                client.connect(("127.0.0.1", port))
-            except TimeoutError:
-                yield port
-                return
-        pytest.skip("this system accepts more connections than it is told to")
-
-
 def failing(take):
     """Take in vain, and return for how many seconds."""
     startedAt = time.monotonic()
@@ -119,14 +92,6 @@ def test_hosts_of_the_environment_share_what_the_take_has(makePool, silent, monk
 
 
 @pytest.fixture
-def green():
-    """Have psycopg2 wait in Python."""
-    set_wait_callback(psycopg2.extras.wait_select)
-    yield
-    set_wait_callback(None)
-
-
-@pytest.fixture
 def slow(wire):
     """The port of a server that takes a second to answer."""
     wire.hold()
@@ -158,6 +123,7 @@ def test_under_a_wait_callback_each_of_two_hosts_has_its_time(makePool, green, f
     assert 2 * CUT - 0.2 < failing(pool.take) < 2 * CUT + LATE
 
 
+@pytest.mark.usefixtures("posix")
 @pytest.mark.timeout(60)
 def test_under_a_wait_callback_the_limit_holds_though_the_name_took_longer(
         makePool, green, silent):

@@ -8,7 +8,7 @@ import pytest
 from psycopg2.extensions import make_dsn
 
 from queuepool import Reason
-from tests.helpers import awaitTrue, checkWhole, start
+from tests.helpers import awaitTrue, checkWhole, openAll, start
 from tests.postgres.server import Server
 
 
@@ -37,11 +37,6 @@ def write(pool):
         cur.execute("insert into t values ('word')")
         cur.execute("select inet_server_port()")
         return cur.fetchone()[0]
-
-
-def openAll(pool):
-    for taken in [pool.take() for _ in range(pool.capacity)]:
-        pool.put(taken)
 
 
 def portsOf(pool):

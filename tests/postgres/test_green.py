@@ -3,9 +3,7 @@
 With a wait callback libpq knows no connect_timeout, and psycopg2 waits in Python.
 """
 
-import contextlib
 import os
-import socket
 import subprocess
 import sys
 import textwrap
@@ -15,7 +13,7 @@ import time
 import psycopg2
 import psycopg2.extras
 import pytest
-from psycopg2.extensions import connection, make_dsn, set_wait_callback
+from psycopg2.extensions import connection
 
 from queuepool import Reason
 from queuepool.watchdog import Watchdog
@@ -236,21 +234,6 @@ def test_gevent(program, dsn):
 
 # -- psycopg2's own wait callback, in plain threads
 
-@pytest.fixture
-def green():
-    """Have psycopg2 wait in Python."""
-    set_wait_callback(psycopg2.extras.wait_select)
-    yield
-    set_wait_callback(None)
-
-
-@pytest.fixture
-def silent():
-    """The DSN of a host that accepts connections and says nothing."""
-    with socket.create_server(("127.0.0.1", 0), backlog=50) as listener:
-        yield make_dsn(host="127.0.0.1", port=listener.getsockname()[1], user="me", dbname="db")
-
-
 def ask(conn, statement="select 1"):
     with conn.cursor() as cur:
         cur.execute(statement)
@@ -276,9 +259,10 @@ def test_an_ordinary_life(makePool, green, caplog):
     assert not caplog.records
 
 
+@pytest.mark.usefixtures("posix")
 @pytest.mark.timeout(60)
 def test_a_silent_peer_at_connect_costs_its_limit(makePool, green, silent):
-    pool = makePool(dsn=silent, connect_timeout=2)
+    pool = makePool(host="127.0.0.1", port=silent, connect_timeout=2)
 
     def fail():
         with pytest.raises(psycopg2.OperationalError,
@@ -289,9 +273,10 @@ def test_a_silent_peer_at_connect_costs_its_limit(makePool, green, silent):
     assert pool.stats().idle == 1
 
 
+@pytest.mark.usefixtures("posix")
 @pytest.mark.timeout(60)
 def test_a_silent_peer_at_connect_costs_no_more_than_the_take_has(makePool, green, silent):
-    pool = makePool(dsn=silent, connect_timeout=30)
+    pool = makePool(host="127.0.0.1", port=silent, connect_timeout=30)
 
     def fail():
         with pytest.raises(psycopg2.OperationalError, match="^timeout expired"):
@@ -300,20 +285,8 @@ def test_a_silent_peer_at_connect_costs_no_more_than_the_take_has(makePool, gree
     assert secondsOf(fail) < 2.0 + LATE
 
 
-@pytest.fixture
-def full():
-    """The port of a host whose queue of connections is full: nothing is answered at all."""
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        for _ in range(4):
-            filler = stack.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex(listener.getsockname())
-        yield listener.getsockname()[1]
-
-
+@pytest.mark.usefixtures("posix")
 @pytest.mark.timeout(60)
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such connections")
 @pytest.mark.parametrize("hosts", [1, 2])
 def test_each_host_that_does_not_answer_costs_its_limit(makePool, green, full, hosts):
     pool = makePool(host=",".join(["127.0.0.1"] * hosts), port=",".join([str(full)] * hosts),
@@ -343,6 +316,7 @@ def test_a_silent_peer_at_a_ping_costs_its_limit_once(makePool, green, wire, wir
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.usefixtures("posix")
 def test_a_put_while_another_thread_queries_does_not_wait(makePool, green, admin):
     pool = makePool()
     taken = pool.take()
@@ -447,9 +421,10 @@ def test_what_a_connection_factory_raises_reaches_the_taker(makePool, green, err
     assert pool.stats().idle == 1
 
 
+@pytest.mark.usefixtures("posix")
 @pytest.mark.timeout(60)
 def test_a_connection_of_ones_own_class_has_the_limit_too(makePool, green, silent):
-    pool = makePool(dsn=silent, connect_timeout=2, connection_factory=Own)
+    pool = makePool(host="127.0.0.1", port=silent, connect_timeout=2, connection_factory=Own)
 
     def fail():
         with pytest.raises(psycopg2.OperationalError, match="^timeout expired"):

@@ -45,20 +45,9 @@ def asks(statement):
     return lambda conn: value(conn, statement)
 
 
-def bytesOf(wire, pool, checkouts, use=lambda conn: None):
-    """Count what is said in this many checkouts and in one that asks something."""
-    before = len(wire.said)
-    for _ in range(checkouts):
-        with pool.take() as conn:
-            use(conn)
-    with pool.take() as conn:
-        value(conn, "select 1")  # its answer tells that all that was said before was counted
-    return len(wire.said) - before
-
-
 def checkCleanPutSendsNothing(wire, pool):
-    bytesOf(wire, pool, 0)
-    assert bytesOf(wire, pool, 20) == bytesOf(wire, pool, 0)
+    wire.bytesOf(pool, 0)
+    assert wire.bytesOf(pool, 20) == wire.bytesOf(pool, 0)
 
 
 class Sink:
@@ -253,8 +242,8 @@ def test_after_what_was_restored_a_clean_put_sends_nothing(
 def test_what_only_psycopg2_knows_of_is_restored_without_a_word(
         makePool, wire, wireDsn, leave, look):
     pool = makePool(dsn=wireDsn)
-    bytesOf(wire, pool, 0)
-    isSilent = bytesOf(wire, pool, 3, leave) == bytesOf(wire, pool, 0)
+    wire.bytesOf(pool, 0)
+    isSilent = wire.bytesOf(pool, 3, leave) == wire.bytesOf(pool, 0)
     # Who replaces notifies most likely listens: that ends, though nobody knows what arrived.
     assert isSilent or leave is entered or b"UNLISTEN" in wire.said
     assert b"DISCARD" not in wire.said

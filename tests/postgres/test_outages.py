@@ -296,6 +296,7 @@ def test_by_default_a_query_on_a_cut_link_ends_within_half_a_minute(frailPool):
 
 # -- what ends a statement, and not the connection
 
+@pytest.mark.usefixtures("posix")
 @pytest.mark.parametrize("wait, error, isKept", [
     ("psycopg2.extras.wait_select", "QueryCanceled", True),  # it cancels the statement itself
     ("waitPlainly", "KeyboardInterrupt", False),  # the statement is still under way

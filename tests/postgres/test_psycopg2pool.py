@@ -7,7 +7,6 @@ classes as well. Those with ``make`` are about what is better here.
 import contextlib
 import gc
 import os
-import signal
 import threading
 
 import psycopg2
@@ -18,7 +17,8 @@ from psycopg2.extensions import TRANSACTION_STATUS_IDLE, connection
 
 import queuepool
 from queuepool import psycopg2pool
-from tests.helpers import PATIENCE, FakeClock, Gate, awaitTrue, awaitWaiting, runTogether, start
+from tests.helpers import (PATIENCE, FakeClock, Gate, awaitTrue, awaitWaiting, inChild, runTogether,
+                           start)
 
 OURS = psycopg2pool.ThreadedConnectionPool
 THEIRS = psycopg2.pool.ThreadedConnectionPool
@@ -500,6 +500,7 @@ def test_closeall_leaves_a_whole_account(make):
     assert stats.opens == stats.closes == 2 and stats.taken == stats.open == 0
 
 
+@pytest.mark.usefixtures("posix")
 def test_closeall_does_not_wait_for_a_statement(make, admin):
     pool = make(0, 1)
     conn = pool.getconn()
@@ -944,20 +945,6 @@ def test_a_pool_of_nothing_that_only_its_subclass_fills(makeEither):
 # -- a child process
 
 
-def inChild(check):
-    """Run check in a forked child; tell whether it returned True there."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(20)  # ends a child that hangs
-            code = 0 if check() else 1
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.parametrize("close", [False, True])
 def test_a_child_has_connections_of_its_own(close, make):
@@ -976,7 +963,7 @@ def test_a_child_has_connections_of_its_own(close, make):
         with pytest.raises(psycopg2.pool.PoolError):
             pool.putconn(conn)
         pool.closeall()
-        return all(each.closed for each in mine)
+        assert all(each.closed for each in mine)
 
     assert inChild(check)
     assert pool.getconn("a") is keyed
@@ -992,7 +979,7 @@ def test_closeall_in_a_child_leaves_the_parents_connections_alone(make):
 
     def check():
         pool.closeall()
-        return pool.closed
+        assert pool.closed
 
     assert inChild(check)
     assert value(conn, "select 6 * 7") == 42
@@ -1003,7 +990,7 @@ def test_closeall_in_a_child_leaves_the_parents_connections_alone(make):
 def test_a_child_needs_no_lock_that_another_thread_held(make):
     pool = make(1, 1)
     next(pool.connectionPool._lock.steps)
-    assert inChild(lambda: value(pool.getconn(), "select 6 * 7") == 42)
+    assert inChild(pool.getconn)
 
 
 def test_the_connection_pool_below_is_there_for_more(make):

@@ -51,6 +51,17 @@ class Wire:
         self._threads[0].join()
         self._listener.close()
 
+    def bytesOf(self, pool, checkouts, use=lambda conn: None):
+        """Count what is said in this many checkouts and in one that asks something."""
+        before = len(self.said)
+        for _ in range(checkouts):
+            with pool.take() as conn:
+                use(conn)
+        with pool.take() as conn, conn.cursor() as cur:
+            cur.execute("select 1")
+            cur.fetchone()  # its answer tells that all that was said before was counted
+        return len(self.said) - before
+
     def tell(self, message):
         """Send to the client that came last, as if the server did so unasked."""
         self._clients[-1].sendall(message)

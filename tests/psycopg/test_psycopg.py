@@ -19,7 +19,7 @@ from queuepool.errors import PoolError
 from queuepool.postgres import withoutSecrets
 from queuepool.psycopg import (SETTINGS, Connection, ConnectionPool, PoolBusy, PoolClosed,
                                PoolTimeout, isConnectionError)
-from tests.helpers import PATIENCE, FakeClock, awaitTrue, checkWhole, start
+from tests.helpers import PATIENCE, FakeClock, awaitTrue, checkWhole, inChild, start
 
 ROOT = Path(__file__).parents[2]
 
@@ -672,14 +672,12 @@ def test_a_child_process_leaves_the_parents_connections_alone(makePool):
     pool = makePool(2)
     with pool.take() as conn:
         mine = pid(conn)
-    child = os.fork()
-    if not child:
-        try:
-            with pool.take() as conn:
-                os._exit(0 if pid(conn) != mine and value(conn, "select 1") == 1 else 1)
-        finally:
-            os._exit(2)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    def check():
+        with pool.take() as conn:
+            assert pid(conn) != mine and value(conn, "select 1") == 1
+
+    assert inChild(check)
     with pool.take() as conn:
         assert pid(conn) == mine and value(conn, "select 1") == 1
 

@@ -15,7 +15,7 @@ PROLOGUE = """
 import gc, multiprocessing, os, signal, sys, threading, time, warnings
 from queuepool import Pool, PoolTimeout, PoolClosed
 from tests.helpers import (PATIENCE, FakeResource, Gate, PlainResource, World, awaitTrue,
-                           awaitWaiting, checkClosed, checkWhole, start)
+                           awaitWaiting, checkClosed, checkWhole, inChild, start)
 
 # From 3.12 on a fork in a process with threads is warned of: that is what is tested here.
 warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
@@ -44,21 +44,6 @@ def makePool(hasFactory):
     for number in range(CAPACITY):
         pool.put(Noting(str(number)))
     return pool
-
-
-def inChild(work):
-    '''Run work in a forked child; return how it ended.'''
-    child = os.fork()
-    if child == 0:
-        signal.alarm(30)  # a child that hangs is ended
-        try:
-            work()
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def use(pool):
@@ -101,7 +86,7 @@ def drop():
 
 threads = [start(work) for _ in range(5)] + [start(drop)]
 for _ in range(40):
-    assert inChild(lambda: use(pool)) == 0
+    assert inChild(lambda: use(pool))
 isOver.set()
 for thread in threads:
     thread.result()
@@ -122,7 +107,7 @@ def child():
     use(pool)
 
 
-assert inChild(child) == 0
+assert inChild(child)
 gate.open()
 pool.put(taking.result())
 use(pool)
@@ -142,7 +127,7 @@ def child():
     use(pool)
 
 
-assert inChild(child) == 0
+assert inChild(child)
 while taken:
     pool.put(taken.pop())
 for each in waiting:
@@ -166,7 +151,7 @@ def child():
     use(pool)
 
 
-assert inChild(child) == 0
+assert inChild(child)
 gate.open()
 closing.result()
 use(pool)
@@ -186,7 +171,7 @@ with pool.take() as resource:
         use(pool)
 
 
-    assert inChild(child) == 0
+    assert inChild(child)
     assert resource.resource is handle
 assert pool.take(timeout=0) is resource
 pool.put(resource)
@@ -202,7 +187,7 @@ def child():
 
 
 with pool.take() as resource:
-    assert inChild(child) == 0
+    assert inChild(child)
 use(pool)
 checkClosed(pool, world)
 """
@@ -227,7 +212,7 @@ def child():
 
 
 for _ in range(5):
-    assert inChild(child) == 0
+    assert inChild(child)
 assert names() == ["queuepool recycler p"]
 use(pool)
 pool.stopRecycler()  # else it may have one in hand when the pool is closed
@@ -251,7 +236,7 @@ def child():
     assert world.closed == 0
 
 
-assert inChild(child) == 0
+assert inChild(child)
 pool.put(taken)
 checkClosed(pool, world)
 """
@@ -262,11 +247,11 @@ use(pool)
 
 def child():
     use(pool)
-    assert inChild(lambda: use(pool)) == 0
+    assert inChild(lambda: use(pool))
     use(pool)
 
 
-assert inChild(child) == 0
+assert inChild(child)
 use(pool)
 checkClosed(pool, world)
 """

@@ -23,25 +23,11 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system can
 PROLOGUE = """
 import os, signal, sys, warnings
 from queuepool import Pool, PoolError
-from tests.helpers import FakeResource, PlainResource, World
+from tests.helpers import FakeResource, PlainResource, World, inChild
 
 # From 3.12 on a fork in a process with threads is warned of.
 warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
 generations = int(sys.argv[1])  # how many processes lie between
-
-
-def inChild(work):
-    child = os.fork()
-    if child == 0:
-        signal.alarm(30)  # a child that hangs is ended
-        try:
-            work()
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def isRefused(pool, thing):
@@ -64,7 +50,8 @@ def makePool(kind, isSeeded):
 
 def work(generations, thing):
     if generations:
-        return inChild(lambda: work(generations - 1, thing))
+        assert inChild(lambda: work(generations - 1, thing))
+        return
     pool.put(thing)
     assert isRefused(pool, opened)  # it is forgotten now
     stats = pool.stats()
@@ -97,7 +84,8 @@ def query(conn, statement):
 
 def work(generations, thing):
     if generations:
-        return inChild(lambda: work(generations - 1, thing))
+        assert inChild(lambda: work(generations - 1, thing))
+        return
     pool.put(thing)
     assert isRefused(pool, conn)  # it is forgotten now
     with pool.take() as own, pool.take() as other:
@@ -133,7 +121,8 @@ def query(conn, statement):
 
 def work(generations, close):
     if generations:
-        return inChild(lambda: work(generations - 1, close))
+        assert inChild(lambda: work(generations - 1, close))
+        return
     pool.putconn(conn, close=close)
     own = pool.getconn()
     assert query(own, "select pg_backend_pid()") != pid

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from queuepool import Pool, Resource
+from tests.helpers import inChild
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 
@@ -46,18 +47,6 @@ class Equal(Pool):
         return True
 
 
-def succeedsInChild(check):
-    """Run check in a forked child; tell whether it returned True there."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            code = 0 if check() else 1
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-
-
 @pytest.mark.parametrize("kind", [Pool, OwnPut])
 def test_an_exception_in_the_childs_with_block_closes_nothing_of_the_parent(kind):
     def leaveByException():
@@ -65,34 +54,34 @@ def test_an_exception_in_the_childs_with_block_closes_nothing_of_the_parent(kind
             with resource:
                 raise KeyError
         except KeyError:
-            return resource.hooks == [("abandon", os.getpid())]
+            assert resource.hooks == [("abandon", os.getpid())]
 
     pool = kind("p", 1, factory=Noting)
     resource = pool.take()
-    assert succeedsInChild(leaveByException)
+    assert inChild(leaveByException)
     pool.put(resource)
     assert resource.hooks == [] and resource.isOpen
 
 
 def test_each_of_several_equal_pools_starts_afresh():
     def opensItsOwn():
-        return all(pool.take(timeout=0).resource == os.getpid() for pool in pools)
+        assert all(pool.take(timeout=0).resource == os.getpid() for pool in pools)
 
     pools = [Equal(name, 1, factory=Noting) for name in "abc"]
     for pool in pools:
         pool.put(pool.take())
-    assert succeedsInChild(opensItsOwn)
+    assert inChild(opensItsOwn)
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_what_lay_dropped_during_the_fork_can_be_dropped_again_in_the_child():
+def test_what_lay_dropped_during_the_fork_can_be_dropped_again_in_the_child(clock):
     def dropAndTake():
         for _ in range(3):
             pool.take(timeout=0)  # dropped at once
-        return pool.take(timeout=0).resource == os.getpid()
+        assert pool.take(timeout=0).resource == os.getpid()
 
-    pool = Pool("p", 1)
+    pool = Pool("p", 1, clock=clock)  # that a child is slow does not matter
     pool.put(Noting("a"))
     pool.take()  # dropped, and not brought back yet
-    assert succeedsInChild(dropAndTake)
-    assert dropAndTake()
+    assert inChild(dropAndTake)
+    dropAndTake()

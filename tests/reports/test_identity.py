@@ -96,8 +96,9 @@ def test_what_another_thread_returns_in_time_is_no_leak(kind, isSeeded, world, c
     assert not warningsIn(caplog)
 
 
-def test_the_next_take_of_a_reported_one_is_reported_anew(kind, isSeeded, world, caplog):
-    pool = poolOf(1, kind, world, isSeeded)
+def test_the_next_take_of_a_reported_one_is_reported_anew(kind, isSeeded, world, clock, caplog):
+    """Also in the same instant: the clock of Windows goes on in steps of 15.6 ms."""
+    pool = poolOf(1, kind, world, isSeeded, clock=clock)
     for name in "first", "second":
         box = []
         takeInAThread(pool, name, box)

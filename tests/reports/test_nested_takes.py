@@ -304,6 +304,7 @@ def test_a_kept_error_keeps_nothing_that_others_drop(unrecorded):
         checkWhole(pool)
 
 
+@pytest.mark.alone
 def test_those_who_give_up_one_after_the_other_are_all_told_that_it_was_nested():
     for _ in range(3):
         pool = poolOf("p", 3)
@@ -440,22 +441,27 @@ def test_one_in_the_hands_of_a_hook_is_no_deadlock(hook):
     checkWhole(pool)
 
 
-def test_one_that_only_asks_is_not_waiting_while_its_error_is_made():
-    """With timeout=0 it never waits: it goes on, and puts what it has."""
-    gate, isAsking = Gate(), threading.local()
+class GateInReport(threading.local):
+    """A clock that stands still. While its error is made, a thread stops once at its gate."""
 
-    def clock():
-        caller = sys._getframe(1).f_code.co_name
-        if getattr(isAsking, "now", False) and caller.endswith("report"):
-            isAsking.now = False
+    gate = None
+
+    def __call__(self):
+        gate = self.gate
+        if gate is not None and sys._getframe(1).f_code.co_name.endswith("report"):
+            self.gate = None
             gate()
         return 1000.0
 
+
+def test_one_that_only_asks_is_not_waiting_while_its_error_is_made():
+    """With timeout=0 it never waits: it goes on, and puts what it has."""
+    gate, clock = Gate(), GateInReport()
     pool = poolOf("p", 2, clock=clock, raiseDeadlock=True)
 
     def ask():
         with pool.take():
-            isAsking.now = True
+            clock.gate = gate
             with pytest.raises(PoolTimeout):
                 pool.take(timeout=0)
 
@@ -475,20 +481,12 @@ def test_one_that_only_asks_is_not_waiting_while_its_error_is_made():
 
 def test_who_was_told_gives_up_so_that_no_other_one_has_to():
     """He does not count as waiting while his error is made; who comes meanwhile is served."""
-    gate, isNested = Gate(), threading.local()
-
-    def clock():
-        caller = sys._getframe(1).f_code.co_name
-        if getattr(isNested, "now", False) and caller.endswith("report"):
-            isNested.now = False
-            gate()
-        return 1000.0
-
+    gate, clock = Gate(), GateInReport()
     pool = poolOf("p", 1, clock=clock, raiseDeadlock=True)
 
     def nest():
         with pool.take():
-            isNested.now = True
+            clock.gate = gate
             with pytest.raises(PoolDeadlock) as caught:
                 pool.take()
             return caught.value

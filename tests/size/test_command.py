@@ -1,6 +1,7 @@
 """The command line: a real server, what it says when it cannot run, and how it ends."""
 
 import contextlib
+import io
 import json
 import re
 import signal
@@ -11,12 +12,13 @@ import types
 import psycopg2
 import pytest
 
+from queuepool.psycopg2 import ConnectionPool
 from queuepool.size import command, load, output
 from queuepool.size.load import Measurement
 from queuepool.size.search import Answer, Curve
-from queuepool.size.server import Facts
+from queuepool.size.server import Facts, Server
 from tests.demo.conftest import frozen
-from tests.helpers import awaitTrue
+from tests.helpers import PATIENCE, awaitTrue
 from tests.helpers import start as startThread
 
 #: Short runs of few threads. All six sleep at the same time if they may.
@@ -213,6 +215,7 @@ def request(conn):
     assert "ValueError: no more" in outcome.err
 
 
+@pytest.mark.alone
 def test_picture_and_json_are_written(run, serverDsn, tmp_path):
     picture, path = tmp_path / "size.png", tmp_path / "size.json"
     outcome = run("--dsn", serverDsn, "--png", str(picture), "--json", str(path), "--p99", "500",
@@ -321,7 +324,9 @@ isStuck = False
     assert [one["capacity"] for one in json.loads(path.read_text())["capacities"]] == [1, 2]
 
 
-def test_failure_of_all_requests_of_a_run_loses_only_that(run, serverDsn, monkeypatch, tmp_path):
+@pytest.fixture
+def breaking(monkeypatch, tmp_path):
+    """A script whose requests all fail after the first run at capacity 2."""
     script = tmp_path / "later.py"
     script.write_text("""
 import time
@@ -329,18 +334,34 @@ import time
 def request(conn):
     time.sleep(0.002)
     if isBroken:
-        raise ValueError("no more")
+        raise ValueError("Schl\\xfcssel")
 
 isBroken = False
 """)
+    sayRun = output.sayRun
 
-    def sayRun(capacity, measured):
+    def sayAndBreak(capacity, measured):
         sys.modules["queuepool_size_script"].isBroken = capacity == 2
+        sayRun(capacity, measured)
 
-    monkeypatch.setattr(output, "sayRun", sayRun)
-    outcome = run("--dsn", serverDsn, "--script", f"{script}:request", *SMALL)
+    monkeypatch.setattr(output, "sayRun", sayAndBreak)
+    return f"{script}:request"
+
+
+def test_failure_of_all_requests_of_a_run_loses_only_that(run, serverDsn, breaking):
+    outcome = run("--dsn", serverDsn, "--script", breaking, *SMALL)
     assert (outcome.code, outcome.err) == (0, "")
-    assert "no request succeeded with capacity 4: ValueError: no more" in outcome.out
+    assert "no request succeeded with capacity 4: ValueError: Schl\xfcssel" in outcome.out
+
+
+def test_any_language_can_be_told_on_any_terminal(run, serverDsn, breaking, monkeypatch):
+    stdout = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    outcome = run("--dsn", serverDsn, "--script", breaking, *SMALL)
+    assert (outcome.code, outcome.err) == (0, "")
+    said = stdout.buffer.getvalue()
+    assert b"with capacity 4: ValueError: Schl\\xfcssel" in said
+    assert b"(no plots: this terminal has no Unicode)" in said
 
 
 def test_ctrl_c_while_the_script_is_imported(run, stops, monkeypatch, tmp_path):
@@ -352,6 +373,77 @@ def test_ctrl_c_while_the_script_is_imported(run, stops, monkeypatch, tmp_path):
     gate.set()
     assert (outcome.code, outcome.err) == (0, "")
     assert outcome.out == "Stopped before anything was measured.\n"
+
+
+STAGES = ["connect", "facts", "check", "countOurs", "warm"]
+
+
+@pytest.fixture(params=STAGES)
+def interrupt(request, stops, monkeypatch):
+    """Have Ctrl-C come at a stage before the first measurement, which ends as it is told."""
+    monkeypatch.setattr(load, "GRACE", 0.05)
+    place = {"check": load.Load, "warm": ConnectionPool}.get(request.param, Server)
+
+    def install(end):
+        def stage(self):
+            # What the run has to end holds a connection.
+            with self.take() if request.param == "warm" else contextlib.nullcontext():
+                stops.put(signal.SIGINT)
+                end()
+
+        monkeypatch.setattr(place, request.param, stage)
+
+    return install
+
+
+def checkStopped(outcome):
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.endswith("Stopped before anything was measured.\n")
+
+
+def test_ctrl_c_while_a_stage_does_not_end(run, serverDsn, interrupt):
+    gate = threading.Event()
+    interrupt(gate.wait)
+    checkStopped(run("--dsn", serverDsn, *SMALL, *SLEEP))
+    gate.set()
+
+
+def test_ctrl_c_that_makes_a_stage_fail(run, serverDsn, interrupt):
+    def fail():
+        raise psycopg2.OperationalError("the server is gone")
+
+    interrupt(fail)
+    checkStopped(run("--dsn", serverDsn, *SMALL, *SLEEP))
+
+
+def test_ctrl_c_when_no_thread_can_be_started_any_more(run, serverDsn, stops, monkeypatch):
+    monkeypatch.setattr(load, "GRACE", 0.05)
+    gate = threading.Event()
+    begin = threading.Thread.start
+
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    def request(conn):
+        if threading.current_thread().name == "queuepool-size":
+            monkeypatch.setattr(threading.Thread, "start", refuse)
+            stops.put(signal.SIGINT)
+            gate.wait()
+
+    monkeypatch.setattr(command, "runSql", lambda sql: request)
+    outcome = run("--dsn", serverDsn, "--threads", "1")
+    monkeypatch.setattr(threading.Thread, "start", begin)
+    gate.set()
+    checkStopped(outcome)
+
+
+def test_ctrl_c_when_nobody_reads_the_output_any_more(start, serverDsn):
+    process = start("size", "--dsn", serverDsn, "--sql", "select pg_sleep(1000)")
+    process.awaitLine("up to")
+    process.popen.stdout.close()
+    process.signalGroup(signal.SIGINT)
+    assert process.popen.wait(PATIENCE) == 1
+    assert process.popen.stderr.read() == ""
 
 
 def test_ctrl_c_while_the_server_does_not_answer(start, serverDsn, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 from queuepool import Pool, PoolTimeout
 from queuepool.smtp import Connection
-from tests.helpers import PATIENCE, awaitTrue, checkClosed, checkWhole, runTogether, start
+from tests.helpers import PATIENCE, awaitTrue, checkClosed, checkWhole, openAll, runTogether, start
 from tests.smtp.conftest import Dialog
 from tests.smtp.test_smtp import MAIL
 
@@ -30,12 +30,6 @@ def patientPool():
 def send(pool, subject="hi"):
     with pool.take() as smtp:
         smtp.sendmail("from@example.org", ["to@example.org"], f"Subject: {subject}\r\n\r\nHo.\r\n")
-
-
-def openAll(pool):
-    taken = [pool.take() for _ in range(pool.capacity)]
-    for each in taken:
-        pool.put(each)
 
 
 def subjects(*servers):

@@ -1,11 +1,9 @@
 """A method that runs alone, whatever interrupts it."""
 
-import signal
-
 import pytest
 
 from queuepool.lock import Lock, exclusive
-from tests.helpers import Gate, start
+from tests.helpers import Gate, interruptOften, start
 
 
 class Counter:
@@ -66,25 +64,14 @@ def test_other_threads_wait():
     assert waiting.result() == 1
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers' signals here")
+@pytest.mark.usefixtures("posix")
 def test_signal_handlers_that_raise_leave_it_free():
     """With ``with lock:`` more than half of these signals leave it locked on CPython 3.14."""
-    class Interrupt(Exception):
-        pass
-
-    def raiseIt(*_):
-        raise Interrupt
-
     counter = Counter()
-    before = signal.signal(signal.SIGALRM, raiseIt)
-    try:
-        for _ in range(300):
-            with pytest.raises(Interrupt):
-                signal.setitimer(signal.ITIMER_REAL, 0.0005)
-                while True:
-                    counter.add()
-            # The same thread gets in whether or not it was left locked.
-            assert isFree(counter), "it stayed locked"
-    finally:
-        signal.signal(signal.SIGALRM, before)
+
+    def check():
+        # The same thread gets in whether or not it was left locked.
+        assert isFree(counter), "it stayed locked"
+
+    interruptOften(counter.add, check)
     assert counter.count

@@ -8,7 +8,7 @@ import pytest
 from queuepool import Pool, PoolClosed, Reason
 from queuepool.core.idle import Waiter
 from tests.helpers import (PATIENCE, FakeResource, Gate, PlainResource, awaitTrue, awaitWaiting,
-                           checkClosed, runTogether, start)
+                           checkClosed, openAll, runTogether, start)
 
 KINDS = pytest.mark.parametrize("kind", [PlainResource, FakeResource])
 
@@ -19,14 +19,6 @@ def poolOf(count, world=None, kind=PlainResource, **options):
 
 def closesOf(pool):
     return {reason: count for reason, count in pool.stats().closesByReason.items() if count}
-
-
-def openAll(pool):
-    """Open all; return them, the least recently used first."""
-    taken = [pool.take(timeout=0) for _ in range(pool.capacity)]
-    for resource in taken:
-        pool.put(resource)
-    return taken
 
 
 def recyclers():

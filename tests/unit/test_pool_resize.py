@@ -4,7 +4,7 @@ import pytest
 
 from queuepool import Pool, PoolError, PoolTimeout, Reason
 from tests.helpers import (FakeResource, Gate, PlainResource, awaitWaiting, checkClosed, checkWhole,
-                           runTogether, start)
+                           openAll, runTogether, start)
 
 KINDS = pytest.mark.parametrize("kind", [PlainResource, FakeResource])
 
@@ -22,14 +22,6 @@ def seeded(names, world=None, kind=PlainResource, **options):
 
 def closesOf(pool):
     return {reason: count for reason, count in pool.stats().closesByReason.items() if count}
-
-
-def openAll(pool):
-    """Open all; return them, the least recently used first."""
-    taken = [pool.take(timeout=0) for _ in range(pool.capacity)]
-    for resource in taken:
-        pool.put(resource)
-    return taken
 
 
 def namesOf(pool):

@@ -193,31 +193,10 @@ def test_timeout_0_takes_what_is_free_and_does_not_wait():
     assert orderOf(pool) == [taken]
 
 
-def test_timeout_none_waits_for_ever_though_the_pool_has_a_time_out():
-    pool = poolOf(1, takeTimeout=0)
-    taken = pool.take()
-    waiter = start(lambda: pool.take(timeout=None))
-    awaitWaiting(pool, 1)
-    pool.put(taken)
-    assert waiter.result() is taken
-    pool.put(taken)
-
-
 def test_left_out_the_pools_time_out_holds():
     pool = poolOf(1, takeTimeout=0.01)
     with pool.take(), pytest.raises(PoolTimeout, match=r"\(timeout 0.01 s\)"):
         pool.take()
-
-
-def test_left_out_in_both_places_it_waits_for_ever():
-    pool = poolOf(1)
-    assert pool.takeTimeout is None
-    taken = pool.take()
-    waiter = start(pool.take)
-    awaitWaiting(pool, 1)
-    pool.put(taken)
-    assert waiter.result() is taken
-    pool.put(taken)
 
 
 def test_an_own_time_out_overrides_the_pools():
@@ -228,11 +207,14 @@ def test_an_own_time_out_overrides_the_pools():
         pool.take(0.01)
 
 
-@pytest.mark.parametrize("seconds", [float("inf"), 1e300])
-def test_more_than_a_thread_can_wait_is_for_ever(seconds):
-    pool = poolOf(1)
+@pytest.mark.parametrize("takeTimeout, given", [
+    (None, {}), (0, {"timeout": None}),
+    # More than a thread can wait is for ever.
+    (None, {"timeout": float("inf")}), (0, {"timeout": 1e300})])
+def test_it_may_wait_for_ever(takeTimeout, given):
+    pool = poolOf(1, takeTimeout=takeTimeout)
     taken = pool.take()
-    waiter = start(lambda: pool.take(timeout=seconds))
+    waiter = start(lambda: pool.take(**given))
     awaitWaiting(pool, 1)
     pool.put(taken)
     assert waiter.result() is taken

@@ -366,6 +366,13 @@ def test_it_survives_a_failing_recycle(clock, caplog):
 
 # -- holding nothing
 
+def awaitEnd(weakPool, thread):
+    """Wait until a pool is collected and the thread of its recycler has ended."""
+    awaitTrue(lambda: gc.collect() >= 0 and weakPool() is None)
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
 def test_pool_that_is_dropped_is_collected_and_its_thread_ends(world, clock):
     pool = Pool("dropped", 1, factory=lambda name: FakeResource(name, world), clock=clock)
     pool.put(pool.take())
@@ -373,10 +380,7 @@ def test_pool_that_is_dropped_is_collected_and_its_thread_ends(world, clock):
     thread, = recyclersOf("dropped")
     weakPool = weakref.ref(pool)
     del pool
-    # The first round may be under way, and has the pool meanwhile.
-    awaitTrue(lambda: gc.collect() >= 0 and weakPool() is None)
-    thread.join(PATIENCE)
-    assert not thread.is_alive()
+    awaitEnd(weakPool, thread)  # the first round may be under way, and has the pool meanwhile
 
 
 def test_pool_that_is_dropped_between_two_rounds_is_collected(clock):
@@ -393,14 +397,7 @@ def test_pool_that_is_dropped_between_two_rounds_is_collected(clock):
         assert rounds.acquire(timeout=PATIENCE)
     weakPool = weakref.ref(pool)
     del pool
-
-    def isCollected():
-        gc.collect()
-        return weakPool() is None
-
-    awaitTrue(isCollected)
-    thread.join(PATIENCE)
-    assert not thread.is_alive()
+    awaitEnd(weakPool, thread)
 
 
 def test_pool_that_is_dropped_during_a_round_is_collected_after_it(clock):
@@ -418,14 +415,7 @@ def test_pool_that_is_dropped_during_a_round_is_collected_after_it(clock):
     gc.collect()
     assert weakPool() is not None, "the round that is under way needs it"
     gate.open()
-
-    def isCollected():
-        gc.collect()
-        return weakPool() is None
-
-    awaitTrue(isCollected)
-    thread.join(PATIENCE)
-    assert not thread.is_alive()
+    awaitEnd(weakPool, thread)
 
 
 def test_thread_ends_when_it_finds_no_pool():

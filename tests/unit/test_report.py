@@ -3,8 +3,10 @@
 import contextlib
 import copy
 import gc
+import os
 import pickle
 import sys
+import sysconfig
 import threading
 import weakref
 
@@ -228,7 +230,7 @@ def test_the_place_is_the_users_line_though_his_thread_is_in_a_library():
 
     import queuepool
     own, standard = queuepool.pool.__file__, threading.__file__
-    installed = "/venv/lib/python3/site-packages/django/views.py"
+    installed = "/venv/lib/python3/site-packages/django/views.py".replace("/", os.sep)
     assert holderAt("/app/web.py", installed, standard, own).place == "web.py:1 in f1"
     assert holderAt(standard, "/app/web.py", "/app/model.py").place == "model.py:3 in f3"
     assert holderAt(standard, installed, own).place == "views.py:2 in f2"
@@ -864,16 +866,17 @@ def test_a_factory_that_names_by_itself_is_told_so():
 # -- the line that is told
 
 
-LIBRARY = "/usr/lib/python3/dist-packages/flask/app.py"
+LIBRARY = "/usr/lib/python3/dist-packages/flask/app.py".replace("/", os.sep)
 
 
 @pytest.mark.parametrize("files, place", [
     (["/srv/app.py", threading.__file__], "app.py:1 in f"),
-    ([sys.prefix + "/bin/gunicorn", "/venv/lib/python3/site-packages/web/app.py",
+    ([os.path.join(sysconfig.get_path("scripts"), "gunicorn"),
+      os.path.join(sysconfig.get_path("purelib"), "web", "app.py"),
       threading.__file__], "app.py:2 in f"),
     (["<frozen runpy>", "/srv/slow.py", "<frozen importlib._bootstrap>"], "slow.py:2 in f"),
     ([threading.__file__, LIBRARY, threading.__file__], "app.py:2 in f"),
-    (["<frozen runpy>", threading.__file__], f"{threading.__file__.rpartition('/')[2]}:2 in f"),
+    (["<frozen runpy>", threading.__file__], f"{os.path.basename(threading.__file__)}:2 in f"),
     (["/srv/a\nb\x1b.py"], "a\\nb\\x1b.py:1 in f")])
 def test_the_line_is_of_the_program_rather_than_of_a_library(files, place):
     frames = tuple(Frame(file, number, "f") for number, file in enumerate(files, 1))

@@ -375,7 +375,7 @@ def test_a_thread_that_runs_needs_no_other(dog, monkeypatch):
 CHILD = """
     import os, signal, threading, warnings
     from queuepool.watchdog import timeLimit
-    from tests.helpers import PATIENCE, Gate, awaitTrue
+    from tests.helpers import PATIENCE, Gate, awaitTrue, inChild
 
     # From 3.12 on a fork in a process with threads is warned of: that is what is tested here.
     warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
@@ -401,17 +401,7 @@ CHILD = """
     with timeLimit(0.0, gate):
         gate.awaitArrival()
         with timeLimit(0.0, lambda: ran.append(0)):  # it waits for the other
-            pid = os.fork()
-            if pid == 0:
-                signal.alarm(30)  # a child that hangs is ended
-                try:
-                    child()
-                except BaseException:
-                    import traceback
-                    traceback.print_exc()
-                    os._exit(1)
-                os._exit(0)
-            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+            assert inChild(child)
             gate.open()
             awaitTrue(lambda: ran)  # the parent's limits are kept as before
     assert isKept()
