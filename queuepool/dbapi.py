@@ -571,6 +571,8 @@ def _select(fileno: int, timeout: int) -> bool:
         return bool(select.select([fileno], [], [], timeout)[0])
     except OSError:
         return True
+    except ValueError:  # the descriptor is too large for it: nothing is known
+        return False
 
 
 def _isClosed(raw: Any) -> bool:

@@ -454,6 +454,19 @@ def test_a_socket_that_is_not_open_any_more_is_noticed_on_any_system(
         assert other is not conn
 
 
+def test_a_descriptor_that_is_too_large_for_select_is_no_reason_to_fail(makePool, monkeypatch):
+    def refuse(*args):
+        raise ValueError("filedescriptor out of range in select()")
+
+    monkeypatch.delattr(select, "poll", raising=False)
+    monkeypatch.setattr(select, "select", refuse)
+    pool = makePool()
+    with pool.take() as conn:
+        pass
+    with pool.take() as again:
+        assert again is conn
+
+
 # -- processes
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
