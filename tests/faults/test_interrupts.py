@@ -620,4 +620,3 @@ def quietly(monkeypatch, caplog):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         yield
-    gc.unfreeze()
