@@ -39,8 +39,10 @@ def atLine(number, intervene, call):
         if event == "line":
             count += 1
             if count == number:
+                sys.settrace(before)  # what follows is run at full speed
                 running.append(start(intervene))
                 running[0].thread.join(0.02)
+                return None
         return trace
 
     before = sys.gettrace()
