@@ -498,9 +498,10 @@ def test_a_connection_that_is_dropped_at_any_line_of_a_checkout_is_returned(
         makePool, driver, size):
     """The garbage collector calls SQLAlchemy's weak reference anywhere, also in a take."""
     for number in range(10_000):
-        pool = makePool(size, 0.001)
+        pool = makePool(size, 2.0)
         box = [pool.connect()]
         taken = []
+        pool.queuepool.takeTimeout = 0.001
 
         def connect():
             with contextlib.suppress(exc.TimeoutError):
