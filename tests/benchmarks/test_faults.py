@@ -15,9 +15,6 @@ from tests.benchmarks import faulttable, features
 from tests.benchmarks.contenders import OURS
 from tests.benchmarks.faults import FAULTS, QUICK, factsOf
 from tests.benchmarks.report import RESULTS
-from tests.postgres.conftest import embeddedServer
-
-__all__ = ["embeddedServer"]
 
 ROOT = Path(__file__).parents[2]
 BAD = "tests.benchmarks.badpool:BadPool"

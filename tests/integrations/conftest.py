@@ -5,9 +5,9 @@ import pytest
 from queuepool import Pool
 from queuepool.psycopg2 import ConnectionPool
 from tests.helpers import FakeResource, PlainResource
-from tests.postgres.conftest import dsn, embeddedServer, parameters, postgresql, postgresql_noproc
+from tests.postgres.conftest import admin, dsn, parameters
 
-__all__ = ["dsn", "embeddedServer", "parameters", "postgresql", "postgresql_noproc"]
+__all__ = ["admin", "dsn", "parameters"]
 
 CAPACITY = 2
 

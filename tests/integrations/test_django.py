@@ -642,11 +642,11 @@ REPLICA = {"default": {}, "replica": {"TEST": {"MIRROR": "default"}}}
 
 @pytest.mark.parametrize("wish, arguments", [
     ("yes", ()), ("keep", ()), ("yes", ("--parallel", "2"))], ids=str)
-def test_a_test_run_uses_the_test_database(python, postgresql, wish, arguments):
+def test_a_test_run_uses_the_test_database(python, admin, wish, arguments):
     printed = python("-m", "django", "test", "--noinput", *arguments,
                      "tests.integrations.django.suite", databases=REPLICA, QUERY_WHEN_READY=wish)
     assert "\nRan 7 tests" in printed and "\nOK\n" in printed
-    names = {name for name, in postgresql.execute("SELECT datname FROM pg_database")}
+    names = {name for name, in admin.query("SELECT datname FROM pg_database")}
     assert not any(name.startswith("test_") for name in names)
 
 

@@ -10,7 +10,6 @@ import pytest
 
 from queuepool.stats import Reason
 from tests.helpers import PATIENCE, awaitTrue, runTogether
-from tests.postgres.conftest import admin
 
 sqlalchemy = pytest.importorskip("sqlalchemy")
 
@@ -18,8 +17,6 @@ from sqlalchemy import Integer, create_engine, event, text  # noqa: E402
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column  # noqa: E402
 
 from queuepool.sqlalchemy import FairPool  # noqa: E402
-
-__all__ = ["admin"]
 
 DRIVERS = ["psycopg2", "psycopg"]
 

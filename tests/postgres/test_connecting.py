@@ -31,7 +31,7 @@ def parametersOf(pool):
 
 
 @pytest.fixture
-def rotator(postgresql_noproc, embeddedServer, admin):
+def rotator(embeddedServer, admin):
     """A user who, unlike all others, has to tell the password."""
     path = os.path.join(embeddedServer.folder, "pg_hba.conf")
     with open(path) as file:

@@ -226,9 +226,9 @@ def allStrings():
 @pytest.fixture
 def ordinary(admin):
     """A user who is no superuser, as that of an application, and may take another role."""
-    admin.query("do $$ begin create role ordinary login in role pg_monitor; "
+    admin.query("do $$ begin create role monitor login in role pg_monitor; "
                 "exception when duplicate_object then null; end $$")
-    return "ordinary"
+    return "monitor"
 
 
 @pytest.mark.parametrize("leave, look", [

@@ -6,9 +6,9 @@ import psycopg2
 import pytest
 
 from queuepool.psycopg import ConnectionPool
-from tests.postgres.conftest import admin, dsn, embeddedServer, wire, wireDsn
+from tests.postgres.conftest import admin, dsn, wire, wireDsn
 
-__all__ = ["admin", "dsn", "embeddedServer", "wire", "wireDsn"]
+__all__ = ["admin", "dsn", "wire", "wireDsn"]
 
 
 @pytest.fixture(scope="session")

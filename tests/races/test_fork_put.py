@@ -11,8 +11,7 @@ if find_spec("psycopg2"):
     from tests.postgres import conftest
 
     #: The server that the tests of psycopg2 use.
-    dsn, parameters, embeddedServer = conftest.dsn, conftest.parameters, conftest.embeddedServer
-    postgresql, postgresql_noproc = conftest.postgresql, conftest.postgresql_noproc
+    dsn, parameters = conftest.dsn, conftest.parameters
 else:
     @pytest.fixture
     def dsn():

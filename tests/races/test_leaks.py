@@ -280,7 +280,6 @@ def test_collections_in_the_middle_of_take_and_put(told, caplog, kind):
         collecting.result()
         gc.set_threshold(*threshold)
         sys.setswitchinterval(interval)
-        gc.unfreeze()
     gc.collect()
     checkWhole(pool, world)
     assert pool.stats().closesByReason[Reason.DROPPED] == 5 * 50

@@ -11,14 +11,13 @@ import pytest
 from queuepool import Pool
 from queuepool.psycopg2 import ConnectionPool
 from tests.helpers import PATIENCE
-from tests.postgres.conftest import (admin, dsn, embeddedServer, parameters, postgresql,
-                                     postgresql_noproc)
+from tests.postgres.conftest import admin, dsn, parameters
 from tests.postgres.test_failover import pair
 from tests.recipes import pythonBlocks
 from tests.smtp.conftest import authority, serve, serverContext, tlsServer
 
-__all__ = ["admin", "authority", "dsn", "embeddedServer", "pair", "parameters", "postgresql",
-           "postgresql_noproc", "serve", "serverContext", "tlsServer"]
+__all__ = ["admin", "authority", "dsn", "pair", "parameters", "serve", "serverContext",
+           "tlsServer"]
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.postgres.conftest import dsn, embeddedServer, parameters, postgresql, postgresql_noproc
+from tests.postgres.conftest import dsn, parameters
 
-__all__ = ["dsn", "embeddedServer", "parameters", "postgresql", "postgresql_noproc"]
+__all__ = ["dsn", "parameters"]
 
 ROOT = Path(__file__).parents[2]
 

@@ -64,7 +64,8 @@ def serve(users, capacity):
 @functools.cache
 def needed(users):
     """Return the least capacity with which 99 % of the users need not wait."""
-    capacity = 1
+    # With less than what is in use on average, hardly anybody need not wait.
+    capacity = math.ceil(sum(seconds for _, seconds in users) / users[-1][0])
     while sum(taken > at for at, taken, _ in serve(users, capacity)) > 0.01 * len(users):
         capacity += 1
     return capacity
