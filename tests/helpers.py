@@ -3,6 +3,7 @@
 import contextlib
 import sys
 import threading
+import time
 import weakref
 
 from queuepool import Resource
@@ -189,11 +190,10 @@ def awaitWaiting(pool, count):
 
 def awaitTrue(condition, patience=PATIENCE):
     """Wait until the condition holds; for what only another thread can bring about."""
-    pause = threading.Event()
     for _ in range(int(patience / 0.001)):
         if condition():
             return
-        pause.wait(0.001)
+        time.sleep(0.001)
     raise AssertionError("it never came true")
 
 
