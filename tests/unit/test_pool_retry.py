@@ -56,7 +56,8 @@ def test_a_time_out_is_caused_by_the_last_failure_and_counted(world):
 
 
 @pytest.mark.parametrize("options, timeout", [({"openRetryTime": 0.01}, None), ({}, 0)])
-def test_what_ends_first_counts_the_retry_time_or_the_takes(world, options, timeout):
+def test_what_ends_first_counts_the_retry_time_or_the_takes(world, monkeypatch, options, timeout):
+    monkeypatch.setattr("queuepool.core.breaker.FIRST_PAUSE", PATIENCE)  # no second attempt
     pool = failing(1, world, [OSError("down")], **options)
     with pytest.raises(PoolTimeout) as caught:
         pool.take(timeout=timeout)
