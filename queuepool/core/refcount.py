@@ -28,7 +28,7 @@ def unbias(thing: Any) -> None:
     done: SimpleQueue[None] = SimpleQueue()
 
     def add() -> None:
-        added.append(things[0])
+        added.extend(things)  # nothing if the other thread was interrupted
         done.put(None)
 
     try:

@@ -157,14 +157,17 @@ class Stage:
             self.kept.append(resource)
         return resource
 
-    def collect(self):
-        """Have what was dropped come back, also what is in a cycle.
+    def countOut(self):
+        """Return how many are in the hands of somebody."""
+        return len(self.pool._queue.members) - self.pool._queue.qsize()
+
+    def collect(self, out):
+        """Have what was dropped come back, also what is in a cycle. So many are not dropped.
 
         Without the GIL a collection walks over the whole heap, over what is frozen, too. So none is
         made there if nothing is missing.
         """
-        stats = self.pool.stats()
-        if hasGil() or stats.idle < CAPACITY or self.world.live > stats.open:
+        if hasGil() or self.countOut() > out or self.world.live > self.pool.stats().open:
             gc.collect()
 
     def makeUp(self):
@@ -561,17 +564,18 @@ def interrupt(case, kind, number, makeStage, keeps):
     interrupter = Interrupter(number, isExact=keeps)
     acting = case(stage)
     act = next(acting)
+    out = stage.countOut()
     running = start(actInterrupted, act, interrupter)
     del act
     try:
         running.result(FORGOTTEN)
         stage.acted.set()
-        stage.collect()
+        stage.collect(out)
         if interrupter.unput is not None:
             stage.putAgain(interrupter.unput)
         assert next(acting, None) is None
         stage.awaitHelpers()
-        stage.collect()
+        stage.collect(0)
         if not stage.pool.closed:
             stage.makeUp()
             checkWhole(stage.pool, stage.world)
