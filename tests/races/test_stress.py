@@ -149,12 +149,13 @@ def test_none_is_handed_out_twice_no_take_is_uncounted_and_no_waiter_forgotten(m
 
     def disturb():
         while time.monotonic() < end:
-            random.choice([lambda: pool.resize(random.choice([1, 2, 8])), pool.invalidate, pool.stats,
-                           pool.report, pool.recycle])()
+            random.choice([lambda: pool.resize(random.choice([1, 2, 8])), pool.invalidate,
+                           pool.stats, pool.report, pool.recycle])()
             time.sleep(0.01)
         return 0
 
-    monkeypatch.setattr("queuepool.core.idle.LOOK_AGAIN_TIME", 2 * PATIENCE)  # no help from that
+    # No help from that.
+    monkeypatch.setattr("queuepool.core.idle.LOOK_AGAIN_TIME", 2 * PATIENCE)
     world = World()
     pool = Pool("p", 8, maxUsageCount=100, factory=lambda name: Holding(name, world))
     pool.startRecycler(0.01)
