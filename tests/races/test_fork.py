@@ -273,9 +273,9 @@ use(pool)
 checkClosed(pool, world)
 """
 
-#: Without the GIL CPython hands the lock of an object on to a thread that waited for it for 1 ms. If
-#: that thread is not in the child, whoever changes the object there waits for ever: six threads that
-#: add to and discard from one set are enough, without any pool.
+#: Without the GIL CPython hands the lock of an object on to a thread that waited for it for 1 ms.
+#: If that thread is not in the child, whoever changes the object there waits for ever: six threads
+#: that add to and discard from one set are enough, without any pool.
 needsGil = pytest.mark.skipif(
     not hasGil(), reason="without the GIL objects that other threads change may stay locked")
 
