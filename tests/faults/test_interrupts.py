@@ -480,7 +480,7 @@ def shrinkAndPut(stage):
     yield act
     while taken:
         stage.pool.put(taken.pop())
-    gc.collect()
+    stage.collect(0)
     stage.pool.recycle()
     assert stage.pool.stats().idle == 1
     stage.pool.resize(CAPACITY)

@@ -176,8 +176,9 @@ def test_after_one_was_broken_the_next_are_opened_one_at_a_time(world, hook):
     else:
         with pool.take() as resource:
             resource.script[hook] = [resource.close]
-    takers = [start(pool.take) for _ in range(2)]
-    gate.awaitArrival()
+    takers = [start(pool.take)]
+    gate.awaitArrival()  # now it is known to be broken
+    takers.append(start(pool.take))
     awaitWaiting(pool, 1)
     assert pool.stats().idle == 1
     gate.open()
