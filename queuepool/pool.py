@@ -772,9 +772,9 @@ class Pool(Generic[R]):
     @property
     def newestOpenedAt(self) -> float | None:
         """The instant of ``clock`` at which the newest one of this generation was opened."""
-        return max((slot.openedAt for slot in list(self._queue.members)
-                    if slot.openedAt is not None and slot.generation is self.generation),
-                   default=None)
+        return max((openedAt for slot in list(self._queue.members)
+                    if (openedAt := slot.openedAt) is not None
+                    and slot.generation is self.generation), default=None)
 
     def invalidate(self, timeout: float | None = LEAST_CLOSE_TIME) -> int:
         """Have every resource that is open now closed instead of being used again.

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 import weakref
 
@@ -238,11 +239,10 @@ def awaitWaiting(pool, count):
 
 def awaitTrue(condition, patience=PATIENCE):
     """Wait until the condition holds; for what only another thread can bring about."""
-    pause = threading.Event()
     for _ in range(int(patience / 0.001)):
         if condition():
             return
-        pause.wait(0.001)
+        time.sleep(0.001)
     raise AssertionError("it never came true")
 
 

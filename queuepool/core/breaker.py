@@ -72,8 +72,12 @@ class CircuitBreaker:
         return seconds if seconds > 0.0 else NEVER
 
     def giveUpAt(self, startedAt: float, retryTime: float) -> float:
-        """Return when a take that began then gives up, after something could not be opened."""
-        return max(startedAt, self.startedAt) + retryTime
+        """Return when a take that began then gives up, after something could not be opened.
+
+        NEVER if meanwhile another thread has opened something.
+        """
+        failedAt = self.startedAt
+        return NEVER if failedAt == PAST else max(startedAt, failedAt) + retryTime
 
     def admits(self, slot: Slot) -> bool:
         """Tell whether this held slot may be opened now. If tripped, it is the probe then."""

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from queuepool.core.idle import IdleQueue
 from queuepool.core.leaks import currentFrames, currentTaker
 from queuepool.core.log import Log
+from queuepool.core.refcount import IS_BIASED
 from queuepool.core.slot import Place, Slot
 
 
@@ -57,9 +58,12 @@ def disownAll(old: IdleQueue, disown: Callable[[Any], None], isSeeded: bool) -> 
         # even abandon is called for it, unless a seeded pool needs the resource itself.
         elif resource is not None and (isSeeded or slot.place is not Place.TAKEN):
             disown(resource)
-    old.open.clear()
-    old.closed.clear()
-    old.returned.clear()
+    # Without the GIL an object's own lock may be that of a thread that is not here, for ever. The
+    # busiest ones are left to the collector then.
+    if not IS_BIASED:
+        old.open.clear()
+        old.closed.clear()
+        old.returned.clear()
     return inherited
 
 

@@ -225,8 +225,11 @@ class Keeper:
     def reconcile(self) -> None:
         """Find the slots of resources that are no more, and log them."""
         self._queue.reconcile()
-        while self._queue.lost:
-            slot = self._queue.lost.popleft()
+        while True:
+            try:
+                slot = self._queue.lost.popleft()
+            except IndexError:  # there is none, or another thread was faster
+                return
             self._log.warning("lost", "%r is no more: it was dropped and could not come back; the "
                               "pool has room for another resource", slot.name)
             self._ledger.keep(slot)

@@ -118,9 +118,11 @@ def holdersOf(slots: Iterable[Slot], now: float, asker: Taker | None = None,
     found: list[tuple[float, Slot, Taker, bool]] = []
     for slot in slots:
         taker, takenAt, place = slot.takenBy, slot.takenAt, slot.place
+        if taker is None:  # it became a member just now
+            continue
         if place is Place.TAKEN and slot.takenAt == takenAt:
             found.append((takenAt, slot, taker, False))
-        elif place is Place.HELD and taker is not None and taker is not asker:
+        elif place is Place.HELD and taker is not asker:
             since = max(slot.since, slot.lastUsedAt)
             found.append((since if since > PAST else now, slot, taker, True))
     found.sort(key=lambda each: each[0])
@@ -163,13 +165,13 @@ def _framesOf(frame: FrameType | None) -> tuple[Frame, ...]:
 def reportOverdue(slots: Iterable[Slot], leakTime: float | None, now: float, log: Log) -> None:
     """Warn once of each resource checked out longer than leakTime, or whose taker has ended."""
     for slot in slots:
-        takes, taker, takenAt = slot.takes, slot.takenBy, slot.takenAt
-        if slot.place is not Place.TAKEN or takes == slot.reported:
+        seen = takes, taker, takenAt = slot.takes, slot.takenBy, slot.takenAt
+        if slot.place is not Place.TAKEN or takes == slot.reported or taker is None:
             continue
         hasEnded = taker.hasEnded
         if not hasEnded and (leakTime is None or now - takenAt <= leakTime):
             continue
-        if (slot.takes, slot.takenAt) != (takes, takenAt):
+        if (slot.takes, slot.takenBy, slot.takenAt) != seen:
             continue  # it was returned and taken again while this looked
         slot.reported = takes
         slot.askToCheck()  # its put is to log that it came back

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import sysconfig
-import threading
+from queue import SimpleQueue
 from typing import Any
 
 #: Whether each object belongs to the thread that made it, which counts its own references to it
@@ -24,13 +25,17 @@ def unbias(thing: Any) -> None:
     if not IS_BIASED:
         return
     things, added = [thing], []
+    done: SimpleQueue[None] = SimpleQueue()
 
     def add() -> None:
-        added.append(things[0])
+        added.extend(things)  # nothing if the other thread was interrupted
+        done.put(None)
 
-    with contextlib.suppress(RuntimeError):  # no thread can be started, as at the end of a program
-        thread = threading.Thread(target=add, name="queuepool unbias", daemon=True)
-        thread.start()
-        thread.join()
-    things.clear()
-    added.clear()
+    try:
+        # Not a threading.Thread, which is waited for with locks, see Waiter in core/idle.py.
+        with contextlib.suppress(RuntimeError):  # none can be started, as at the end of a program
+            _thread.start_new_thread(add, ())
+            done.get()
+    finally:
+        things.clear()
+        added.clear()

@@ -6,10 +6,14 @@ import subprocess
 import sys
 import threading
 import warnings
+from collections import deque
 
 import pytest
 
 from queuepool import Pool, PoolTimeout, Reason
+from queuepool.core.leaks import currentTaker, holdersOf, reportOverdue
+from queuepool.core.log import Log
+from queuepool.core.slot import Place, Slot
 from tests.helpers import (PATIENCE, FakeResource, Gate, PlainResource, World, awaitWaiting,
                            checkClosed, checkWhole, hasGil, runTogether, start)
 
@@ -409,3 +413,53 @@ def test_a_collection_while_it_looks_at_all_threads_does_not_wait_for_itself():
     """So it does on CPython 3.11 if a threading.local is collected there."""
     done = subprocess.run([sys.executable, "-c", COLLECTED], capture_output=True, text=True)
     assert done.stdout == "looked\n", done.stderr
+
+
+class Leaver:
+    """A thread that puts what it has and ends, while it is looked at; then another one takes."""
+
+    name, ident, waits = "leaver", 0, None
+
+    def __init__(self, slot):
+        self.slot = slot
+
+    @property
+    def hasEnded(self):
+        self.slot.takenBy = currentTaker()
+        return True
+
+
+def slotTakenBy(taker):
+    slot = Slot()
+    slot.place, slot.takenAt, slot.takenBy = Place.TAKEN, 1.0, taker
+    return slot
+
+
+def test_who_has_put_it_before_he_ended_has_no_leak(caplog):
+    slot = slotTakenBy(None)
+    slot.takenBy = Leaver(slot)
+    reportOverdue([slot], None, 2.0, Log("p"))
+    assert not caplog.records
+
+
+def test_a_look_at_what_became_a_member_in_the_middle_of_it_finds_no_taker(caplog):
+    slot = slotTakenBy(None)
+    assert holdersOf([slot], 2.0) == ()
+    reportOverdue([slot], 0.5, 2.0, Log("p"))
+    assert not caplog.records
+
+
+class Contended(deque):
+    """Others pop all that is in it just before this thread does."""
+
+    def popleft(self):
+        self.clear()
+        return super().popleft()
+
+
+def test_who_finds_that_others_have_told_of_what_is_lost_goes_on(world, caplog):
+    pool = makePool(world)
+    pool._queue.lost = Contended([Slot()])
+    pool.recycle()
+    assert not caplog.records
+    checkWhole(pool, world)

@@ -13,7 +13,8 @@ import warnings
 import pytest
 
 from queuepool import Pool, PoolTimeout
-from tests.helpers import PATIENCE, FakeResource, World, checkClosed, checkWhole, start
+from tests.helpers import (PATIENCE, FakeResource, PlainResource, World, checkClosed, checkWhole,
+                           start)
 
 CAPACITY = 5
 SECONDS = float(os.environ.get("QUEUEPOOL_STRESS_SECONDS", "2"))
@@ -122,3 +123,53 @@ def runFor(*targets):
     """As runTogether, with patience for a long run."""
     running = [start(target) for target in targets]
     return [each.result(SECONDS + PATIENCE) for each in running]
+
+
+class Holding(PlainResource):
+    """A resource that tells when two threads have it at a time."""
+
+    user = None
+
+    def use(self):
+        self.user = me = object()
+        if random.random() < 0.05:
+            time.sleep(0)  # let another thread in
+        return self.user is me and self.isOpen and self.resource.isOpen
+
+
+def test_none_is_handed_out_twice_no_take_is_uncounted_and_no_waiter_forgotten(monkeypatch):
+    """Five threads go the short way. Now and then there are fewer resources, and they wait."""
+    def work():
+        served = 0
+        while time.monotonic() < end:
+            with pool.take(PATIENCE) as resource:
+                assert resource.use()
+                served += 1
+        return served
+
+    def disturb():
+        while time.monotonic() < end:
+            random.choice([lambda: pool.resize(random.choice([1, 2, 8])), pool.invalidate,
+                           pool.stats, pool.report, pool.recycle])()
+            time.sleep(0.01)
+        return 0
+
+    # No help from that.
+    monkeypatch.setattr("queuepool.core.idle.LOOK_AGAIN_TIME", 2 * PATIENCE)
+    world = World()
+    pool = Pool("p", 8, maxUsageCount=100, factory=lambda name: Holding(name, world))
+    pool.startRecycler(0.01)
+    end = time.monotonic() + SECONDS
+    try:
+        served = runFor(*[work] * 5, disturb)
+    finally:
+        pool.stopRecycler()
+    pool.resize(8)
+    stats = pool.stats()
+    assert all(served[:-1]), served
+    assert stats.takes == sum(served)
+    assert stats.opens - stats.closes == stats.open == world.live
+    assert sum(stats.waitHistogram.counts) == stats.waits
+    assert not world.wrongs, world.wrongs
+    checkWhole(pool, world)
+    checkClosed(pool, world)

@@ -98,6 +98,8 @@ def test_a_take_gives_up_its_time_after_it_met_the_first_failure(breaker, clock)
         clock.advance(1)
     assert breaker.giveUpAt(since - 10.0, 5.0) == since + 5.0
     assert breaker.giveUpAt(since + 10.0, 5.0) == since + 15.0
+    breaker.reset()  # by another thread, in the middle of its look
+    assert breaker.giveUpAt(since - 10.0, 5.0) == NEVER
 
 
 @pytest.mark.parametrize("chance, fraction", [(0, 0.85), (1, 1.0)])

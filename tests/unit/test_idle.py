@@ -436,6 +436,13 @@ def test_who_leaves_wakes_the_next_while_something_is_there(idle, isOpen):
     assert {first.result(), second.result()} == {a, b}
 
 
+@pytest.fixture(params=[False, True], ids=["lock", "bell"])
+def anySleep(monkeypatch, request):
+    """Have those who wait sleep as they do with the GIL, and as without it."""
+    monkeypatch.setattr("queuepool.core.idle.IS_BIASED", request.param)
+
+
+@pytest.mark.usefixtures("anySleep")
 def test_a_wake_up_before_the_sleep_is_not_lost(idle):
     gate, a = Gate(), member(idle)
 
@@ -453,6 +460,7 @@ def test_a_wake_up_before_the_sleep_is_not_lost(idle):
     assert waiter.result() is a
 
 
+@pytest.mark.usefixtures("anySleep")
 def test_a_wake_up_for_nothing_does_not_end_the_wait(idle):
     gate, a = Gate(), member(idle)
 
@@ -472,6 +480,16 @@ def test_a_wake_up_for_nothing_does_not_end_the_wait(idle):
     waiter.thread.join(0.02)
     put(idle, a)
     assert waiter.result() is a
+
+
+@pytest.mark.usefixtures("anySleep")
+def test_of_many_wake_ups_before_the_sleep_the_first_ends_it_and_no_later_one(idle):
+    waiter = Waiter()
+    assert not waiter.sleep(0.0)
+    for _ in range(3):
+        waiter.wake()
+    assert waiter.sleep(PATIENCE)
+    assert not waiter.sleep(0.001)
 
 
 def test_nobody_needs_to_be_there_to_be_notified(idle):

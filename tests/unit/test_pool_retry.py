@@ -56,7 +56,8 @@ def test_a_time_out_is_caused_by_the_last_failure_and_counted(world):
 
 
 @pytest.mark.parametrize("options, timeout", [({"openRetryTime": 0.01}, None), ({}, 0)])
-def test_what_ends_first_counts_the_retry_time_or_the_takes(world, options, timeout):
+def test_what_ends_first_counts_the_retry_time_or_the_takes(world, monkeypatch, options, timeout):
+    monkeypatch.setattr("queuepool.core.breaker.FIRST_PAUSE", PATIENCE)  # no second attempt
     pool = failing(1, world, [OSError("down")], **options)
     with pytest.raises(PoolTimeout) as caught:
         pool.take(timeout=timeout)
@@ -175,8 +176,9 @@ def test_after_one_was_broken_the_next_are_opened_one_at_a_time(world, hook):
     else:
         with pool.take() as resource:
             resource.script[hook] = [resource.close]
-    takers = [start(pool.take) for _ in range(2)]
-    gate.awaitArrival()
+    takers = [start(pool.take)]
+    gate.awaitArrival()  # now it is known to be broken
+    takers.append(start(pool.take))
     awaitWaiting(pool, 1)
     assert pool.stats().idle == 1
     gate.open()
