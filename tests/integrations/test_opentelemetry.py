@@ -240,6 +240,7 @@ def test_the_provider_is_not_kept_alive():
     assert end() is None
 
 
+@pytest.mark.filterwarnings("ignore:Exception ignored in")
 @pytest.mark.usefixtures("posix")
 def test_signal_handlers_that_raise_stop_no_other_thread():
     """On CPython 3.14 a signal handler may run between the acquire of a lock and its block."""

@@ -191,6 +191,7 @@ def test_what_is_no_pool_is_refused(wrong):
         Collector(wrong)
 
 
+@pytest.mark.filterwarnings("ignore:Exception ignored in")
 @pytest.mark.usefixtures("posix")
 def test_signal_handlers_that_raise_stop_no_other_scrape(registry):
     """As a worker's time limit: on CPython 3.14 it may come between the acquire and its block."""
