@@ -195,6 +195,11 @@ def interruptOften(call, check, times=300):
         hasRaised.append(True)
         raise Interrupt
 
+    # Not in the with block itself: CPython 3.13 leaves the jump of the loop out of it.
+    def callAgainAndAgain():
+        while not hasRaised:  # in a finalizer what is raised gets lost
+            call()
+
     hasRaised = []
     before = signal.signal(signal.SIGALRM, raiseIt)
     try:
@@ -202,8 +207,7 @@ def interruptOften(call, check, times=300):
             hasRaised.clear()
             with contextlib.suppress(Interrupt):
                 signal.setitimer(signal.ITIMER_REAL, 0.0005)
-                while not hasRaised:  # in a finalizer what is raised gets lost
-                    call()
+                callAgainAndAgain()
             check()
     finally:
         signal.signal(signal.SIGALRM, before)
