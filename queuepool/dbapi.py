@@ -260,7 +260,7 @@ class Connection(Resource):
     # -- repairs
 
     def takeRepair(self) -> None:
-        """Close the connection if the server has closed it.
+        """Close the connection if the server has closed it, or a former user still uses it.
 
         Usually sends nothing: an idle connection has nothing to read unless the server closed it,
         or sent something unasked. Blocks for at most ``pingTimeout`` seconds, and not longer than
@@ -272,10 +272,11 @@ class Connection(Resource):
             return
         hasToAsk = False
         try:
-            # By a user who still refers to it.
-            if self._references is not None and (
-                    references := getrefcount(raw)) != self._references and (
-                    self._isInUse(references)) or self._status():
+            isInUse = False
+            if self._references is not None:
+                references = getrefcount(raw)
+                isInUse = references != self._references and self._isInUse(references)
+            if isInUse or self._status():
                 self.close()
                 return
             if self._poll(0):

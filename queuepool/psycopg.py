@@ -218,7 +218,8 @@ class Connection(postgres.Connection):
     not listen. All that blocks for one round trip for each thing that has to be done, for at most
     ``pingTimeout`` seconds; a clean connection costs none. What is registered at
     ``conn.adapters``, and handlers of notices and notifications, stay for the next
-    user: psycopg has no public way to find them. Register them in ``configure``.
+    user: psycopg has no public way to find them. Register them in ``configure``. A connection on
+    which something was begun after its put is closed by the next take.
 
     Use ``with conn.transaction():`` for a transaction. ``with conn:`` closes the connection, so
     the pool has to open another one.

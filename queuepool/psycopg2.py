@@ -93,10 +93,10 @@ class Connection(postgres.Connection):
     discarded, and set up as after open. A connection is closed that is lost, that still runs a
     statement, or that somebody is still in a block of (``with conn``). All that blocks for one
     round trip for each thing that has to be done; a clean connection costs none. No answer to
-    what the pool asks is waited for longer than
-    ``pingTimeout``: then the connection is closed. A statement that another thread begins
-    meanwhile is waited for. It is the next take that finds what was begun after the put, and a
-    block in which nothing was begun; then it closes the connection, and opens another one.
+    what the pool asks is waited for longer than ``pingTimeout``: then the connection is closed. A
+    statement that another thread begins meanwhile is waited for. It is the next take that finds
+    what was begun after the put, and a block in which nothing was begun, but not one of a
+    ``connection_factory`` with a ``rollback`` of its own; then it opens another connection.
 
     - ``pingTime``: a connection that was idle for more than this many seconds is handed out only
       after the server has answered on it. None: the server is never asked.
@@ -151,10 +151,10 @@ class Connection(postgres.Connection):
         """
         super().open()
         raw = self._raw
-        if self._session.isOfDriver:
-            # Who is in a block refers to the connection, or to what an agent has wrapped around it.
-            self._ownReferences = getrefcount(raw) if raw is self.resource else 0
-            self._references = 0  # what refers to it for the moment may be counted: look once
+        # Who is in a block refers to the connection, or to what an agent has wrapped around it.
+        self._ownReferences = getrefcount(raw) if raw is self.resource else 0
+        # 0: what refers to it for the moment only was counted as well, so the next take looks.
+        self._references = 0 if self._session.isOfDriver else None
 
     def _isInUse(self, references: int) -> bool:
         """Do what ``dbapi.Connection._isInUse`` does; somebody may be in a block of ``with conn``.

@@ -34,7 +34,8 @@ class Session(postgres.Session):
         self._enter = partial(connection.__enter__, raw)
         #: Leave a block of ``with conn``. Rolls back, and gives up the GIL at least two times.
         self.leaveBlock = partial(connection.__exit__, raw, Exception, None, None)
-        #: Whether that calls no code of the user's.
+        #: Whether that calls no code of the user's. Else it is done only if there is something to
+        #: roll back, so a block in which nothing was begun is not looked for.
         self.isOfDriver = type(raw).rollback is connection.rollback
         if raw.status != STATUS_READY:  # left by a connection_factory
             with self._within():

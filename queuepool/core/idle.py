@@ -219,8 +219,8 @@ class IdleQueue(queue.LifoQueue[Any]):
         """Evict members whose resource is no more, though it did not come back.
 
         That happens when the interpreter could not run its finalizer, because it was interrupted
-        or the stack was full. Weak references do not tell: before CPython 3.15 the
-        collector clears them before it runs finalizers, which bring a resource back.
+        or the stack was full. Weak references do not tell: before CPython 3.15 the collector
+        clears them before it runs finalizers, which bring a resource back.
         """
         for slot in list(self.members):
             self._evictLost(slot)

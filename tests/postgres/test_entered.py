@@ -163,20 +163,6 @@ def test_blocks_that_have_ended_keep_the_connection(makePool, log, caplog):
     assert pool.stats().opens == 1 and not warnings(caplog)
 
 
-def test_a_block_to_which_nothing_but_its_end_refers_is_found(makePool, log):
-    pool = makePool()
-    taken = pool.take()
-    with contextlib.ExitStack() as block:
-        block.enter_context(taken.resource)
-        pool.put(taken)
-        with pool.take() as conn:
-            insert(conn, 1)
-            with contextlib.suppress(psycopg2.Error):
-                block.close()
-            assert log() == []
-    assert pool.stats().opens == 2
-
-
 def test_a_generator_that_goes_on_after_the_put_commits_no_half(makePool, log):
     def halves(conn):
         with conn:
@@ -193,7 +179,7 @@ def test_a_generator_that_goes_on_after_the_put_commits_no_half(makePool, log):
     assert log() == []
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
 def test_references_of_configures_that_are_gone_hide_no_block(makePool, log, count):
     kept = []
     pool = makePool(configure=lambda conn: kept.extend([conn] * count))

@@ -219,6 +219,16 @@ def test_one_whose_block_of_a_transaction_goes_on_is_closed(makePool, caplog):
     checkWhole(pool)
 
 
+def test_one_on_which_something_was_begun_after_the_put_is_not_handed_out(makePool):
+    pool = makePool()
+    with pool.take() as conn:
+        pass
+    conn.execute("select 1")
+    with pool.take() as other:
+        assert other is not conn and conn.closed
+    checkWhole(pool)
+
+
 @pytest.mark.parametrize("isInTransaction", [False, True])
 def test_one_whose_notifications_are_half_read_is_closed(makePool, isInTransaction):
     pool = makePool(autocommit=not isInTransaction)

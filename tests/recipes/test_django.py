@@ -56,7 +56,7 @@ def test_a_pool_beside_the_orm_of_django(output, parameters):
     [block] = pythonBlocks()["Beside Django's ORM"]
     printed = output("program.py", program=PROGRAM, reports=block)
     assert printed.splitlines()[-3:] == [
-        "during atomic: 0", "after it: 1", f"test_{parameters["dbname"]}"]
+        "during atomic: 0", "after it: 1", "test_" + parameters["dbname"]]
 
 
 ORM = """
