@@ -37,7 +37,8 @@ an object only once, and warns. The take opens the twin; ``recycle`` makes it id
 and breaker. ``disownAll`` goes through the members of the old queue. What was idle is abandoned
 (``_disown``), and a pool without a factory is seeded with it. What the forking thread has checked
 out it may still put: ``_takeBack`` sees that it is in no queue of this process and disowns it
-then. The recycler runs again if it ran.
+then. What is put even before, by what CPython clears of the other threads, waits in the old queue.
+The recycler runs again if it ran.
 
 "1.3.2" stands for the release before, whose programs run unchanged.
 """
@@ -556,7 +557,7 @@ class Pool(Generic[R]):
             return
         try:
             slot = resource._slot
-            if (slot.place is TAKEN and slot.queue is self._queue
+            if (slot.place is TAKEN and slot.queue is self._queue and not fork.isNewborn()
                     and self._hooks.closesOn(resource, error)):
                 self._hooks.close(resource, Reason.EXCEPTION)
             self.put(resource)
@@ -584,6 +585,10 @@ class Pool(Generic[R]):
                 slot.takenBy = threadLocal.taker
             except AttributeError:
                 slot.takenBy = leaks.currentTaker()
+            if fork.isNewborn():  # startAfresh, which follows, disowns it
+                returned = queue.returned
+                slot.place = RETURNED; returned += (resource,); held = None  # noqa: E702
+                return
             if slot.queue is not queue:  # it was taken before a fork
                 held = None
                 self._disown(resource)
@@ -839,6 +844,13 @@ class Pool(Generic[R]):
                 break
             self._keeper.drain(until)
         return len(queue.members)
+
+    def keptInFork(self) -> list[Any]:
+        """Return what must not be finalized in a child process before ``startAfresh`` ran there.
+
+        Called before each fork, in the parent.
+        """
+        return []
 
     def startAfresh(self) -> None:
         """Forget, in a child process, all that the parent's threads did with this pool.

@@ -19,7 +19,6 @@ import contextlib
 import math
 from collections.abc import Callable
 from typing import Any, NoReturn
-from weakref import WeakSet
 
 from queuepool import errors
 from queuepool.dbapi import leak, poller
@@ -99,7 +98,6 @@ class Record(Resource, _ConnectionRecord):
         self._poll = None
         with contextlib.suppress(Exception):  # it is no connection to a server
             self._poll = poller(self.driver_connection)
-        self._owner.queuepool.remember(self)
         Resource.open(self)
 
     def close(self) -> None:
@@ -164,18 +162,21 @@ class Records(Pool[Record]):
     deadlockError = PoolDeadlock
 
     def __init__(self, owner: FairPool, name: str, capacity: int, **options: Any) -> None:
-        #: All that were ever open and still exist, also those that are checked out.
-        self._records: WeakSet[Record] = WeakSet()
         super().__init__(name, capacity, factory=lambda name: Record(name, owner), **options)
 
-    def remember(self, record: Record) -> None:
-        """Have it abandoned in a child process."""
-        self._records.add(record)
+    def _records(self) -> list[Record]:
+        slots = [*self._queue.members, *self._inheritedSlots]
+        return [record for slot in slots if (record := slot.ref()) is not None]
+
+    def keptInFork(self) -> list[Any]:
+        """Return what is checked out: the end of a ``_ConnectionFairy`` rolls back."""
+        return [record.fairy_ref() for record in self._records() if record.fairy_ref is not None]
 
     def startAfresh(self) -> None:
         """Forget, in a child process, also what is checked out: its end would roll it back."""
+        records = self._records()
         super().startAfresh()
-        for record in list(self._records):
+        for record in records:
             record.abandon()
 
 

@@ -20,11 +20,15 @@ class Forkable(Protocol):
 
     name: str
 
+    def keptInFork(self) -> list[Any]: ...
     def startAfresh(self) -> None: ...
 
 
 #: By id: what users define to compare pools does not matter.
 _pools: weakref.WeakValueDictionary[int, Forkable] = weakref.WeakValueDictionary()
+
+#: By thread that forks right now: its process, and what has to outlive the fork.
+_forking: dict[int, tuple[int, list[Any]]] = {}
 
 
 def allPools() -> list[Any]:
@@ -35,6 +39,15 @@ def allPools() -> list[Any]:
 def remember(pool: Forkable) -> None:
     """Have ``pool.startAfresh()`` called in every child process."""
     _pools[id(pool)] = pool
+
+
+def isNewborn() -> bool:
+    """Tell whether this is a child process whose pools have not started afresh yet.
+
+    Before that CPython clears what the parent's other threads had in a ``threading.local``, and
+    may collect garbage: a with block in a generator ends there, and what it took is put.
+    """
+    return bool(_forking) and os.getpid() not in [pid for pid, _ in list(_forking.values())]
 
 
 def disownAll(old: IdleQueue, disown: Callable[[Any], None], isSeeded: bool) -> list[Slot]:
@@ -67,6 +80,13 @@ def disownAll(old: IdleQueue, disown: Callable[[Any], None], isSeeded: bool) -> 
     return inherited
 
 
+def _prepare() -> None:
+    kept: list[Any] = []
+    _forking[get_ident()] = os.getpid(), kept
+    for pool in allPools():
+        kept += pool.keptInFork()
+
+
 def _startAllAfresh() -> None:
     for pool in list(_pools.values()):
         try:
@@ -74,7 +94,10 @@ def _startAllAfresh() -> None:
         except BaseException:  # the other pools are to start afresh all the same
             Log(pool.name).warning(
                 "fork-failed", "starting afresh in a child process failed", exc_info=True)
+    _forking.clear()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_startAllAfresh)
+    os.register_at_fork(
+        before=_prepare, after_in_parent=lambda: _forking.pop(get_ident(), None),
+        after_in_child=_startAllAfresh)

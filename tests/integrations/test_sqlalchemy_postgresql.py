@@ -300,10 +300,7 @@ engine.dispose()
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.parametrize("program, options", [
-    (IDLE, "maxIdleTime=60.0"), (IN_USE, ""),
-    pytest.param(OF_A_THREAD, "", marks=pytest.mark.xfail(
-        sys.version_info < (3, 12), strict=False,
-        reason="not mended yet: on CPython 3.11 the session may be rolled back"))],
+    (IDLE, "maxIdleTime=60.0"), (IN_USE, ""), (OF_A_THREAD, "")],
     ids=["idle, with a recycler", "in use", "in use by another thread"])
 def test_a_child_process_leaves_the_parents_sessions_alone(url, program, options):
     program = PROGRAM.format(options=options) + program

@@ -697,6 +697,88 @@ def test_a_child_process_does_not_even_collect_what_its_parent_has_open():
     assert (done.returncode, done.stderr) == (0, "")
 
 
+DROPPED_BY_THE_FORK = """
+import gc, os, sys, threading, warnings
+
+lines, lineToCollectAt = 0, 0
+
+
+def trace(frame, event, arg):
+    global lines
+    if event == "line" and "queuepool" in frame.f_code.co_filename:
+        lines += 1
+        if lines == lineToCollectAt:
+            sys.settrace(None)
+            gc.collect()
+    return trace
+
+
+def begin():  # called in a child before the pool knows of the fork
+    gc.disable()
+    if lineToCollectAt == 0:
+        gc.collect()
+    sys.settrace(trace)
+
+
+os.register_at_fork(after_in_child=begin)
+from queuepool.sqlalchemy import FairPool
+os.register_at_fork(after_in_child=lambda: sys.settrace(None))
+warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
+
+
+class Connection:
+    def __init__(self):
+        self.madeBy = os.getpid()
+
+    def rollback(self):
+        if self.madeBy != os.getpid():
+            os.write(2, b"ended the parent's transaction; ")
+
+    close = rollback
+
+
+pool, local = FairPool(Connection, 3, timeout=0.0), threading.local()
+isReady, mayGoOn = threading.Event(), threading.Event()
+
+
+def work():
+    # Only this thread has it, in a cycle. A child is without this thread.
+    local.cycle = [pool.connect()]
+    local.cycle.append(local.cycle)
+    isReady.set()
+    mayGoOn.wait()
+    local.cycle.clear()
+
+
+gc.freeze()  # what was imported; it takes long to look at
+thread = threading.Thread(target=work)
+thread.start()
+isReady.wait()
+pool.connect().close()
+code, OVER = 0, 3
+while code == 0:
+    child = os.fork()
+    if child == 0:
+        gc.collect()
+        assert pool.checkedout() == 0, pool.status()
+        pool.connect(), pool.connect(), pool.connect()
+        pool.dispose()
+        sys.exit(0 if lines >= lineToCollectAt else OVER)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    lineToCollectAt += 1
+mayGoOn.set()
+thread.join()
+assert code == OVER and lineToCollectAt > 50 and pool.checkedout() == 0, (code, lineToCollectAt)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_what_only_another_thread_had_may_be_collected_at_any_line_of_the_childs_start():
+    done = subprocess.run([sys.executable, "-c", DROPPED_BY_THE_FORK], capture_output=True,
+                          text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 # -- SQLite
 
 def test_a_database_in_memory_is_shared_by_threads_if_there_is_one_connection(makeEngine):
