@@ -557,7 +557,8 @@ class Pool(Generic[R]):
             return
         try:
             slot = resource._slot
-            if (slot.place is TAKEN and slot.queue is self._queue and not fork.isNewborn()
+            if (slot.place is TAKEN and slot.queue is self._queue
+                    and not (fork.underWay and fork.isNewborn())
                     and self._hooks.closesOn(resource, error)):
                 self._hooks.close(resource, Reason.EXCEPTION)
             self.put(resource)
@@ -585,7 +586,7 @@ class Pool(Generic[R]):
                 slot.takenBy = threadLocal.taker
             except AttributeError:
                 slot.takenBy = leaks.currentTaker()
-            if fork.isNewborn():  # startAfresh, which follows, disowns it
+            if fork.underWay and fork.isNewborn():  # startAfresh, which follows, disowns it
                 returned = queue.returned
                 slot.place = RETURNED; returned += (resource,); held = None  # noqa: E702
                 return

@@ -28,7 +28,7 @@ class Forkable(Protocol):
 _pools: weakref.WeakValueDictionary[int, Forkable] = weakref.WeakValueDictionary()
 
 #: By thread that forks right now: its process, and what has to outlive the fork.
-_forking: dict[int, tuple[int, list[Any]]] = {}
+underWay: dict[int, tuple[int, list[Any]]] = {}
 
 
 def allPools() -> list[Any]:
@@ -42,12 +42,12 @@ def remember(pool: Forkable) -> None:
 
 
 def isNewborn() -> bool:
-    """Tell whether this is a child process whose pools have not started afresh yet.
+    """Tell, while a fork is under way, whether this is its child: it has not started afresh yet.
 
     Before that CPython clears what the parent's other threads had in a ``threading.local``, and
     may collect garbage: a with block in a generator ends there, and what it took is put.
     """
-    return bool(_forking) and os.getpid() not in [pid for pid, _ in list(_forking.values())]
+    return os.getpid() not in [pid for pid, _ in list(underWay.values())]
 
 
 def disownAll(old: IdleQueue, disown: Callable[[Any], None], isSeeded: bool) -> list[Slot]:
@@ -82,7 +82,7 @@ def disownAll(old: IdleQueue, disown: Callable[[Any], None], isSeeded: bool) -> 
 
 def _prepare() -> None:
     kept: list[Any] = []
-    _forking[get_ident()] = os.getpid(), kept
+    underWay[get_ident()] = os.getpid(), kept
     for pool in allPools():
         kept += pool.keptInFork()
 
@@ -94,10 +94,10 @@ def _startAllAfresh() -> None:
         except BaseException:  # the other pools are to start afresh all the same
             Log(pool.name).warning(
                 "fork-failed", "starting afresh in a child process failed", exc_info=True)
-    _forking.clear()
+    underWay.clear()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(
-        before=_prepare, after_in_parent=lambda: _forking.pop(get_ident(), None),
+        before=_prepare, after_in_parent=lambda: underWay.pop(get_ident(), None),
         after_in_child=_startAllAfresh)
