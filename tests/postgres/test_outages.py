@@ -19,7 +19,7 @@ from tests.helpers import awaitTrue, checkWhole, runTogether, start
 from tests.postgres.proxy import mayDrop
 
 #: How long the long outage lasts, in seconds: in full only where time is given.
-IS_LONG = float(os.environ.get("QUEUEPOOL_TORTURE_SECONDS", 10)) >= 60
+IS_LONG = float(os.environ.get("QUEUEPOOL_TORTURE_SECONDS", 0)) >= 60
 OUTAGE = 10.0 if IS_LONG else 2.0
 
 

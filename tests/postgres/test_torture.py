@@ -1,6 +1,6 @@
 """The long run: threads make requests during all kinds of faults, and nothing is lost.
 
-QUEUEPOOL_TORTURE_SECONDS (10): how long there are faults. QUEUEPOOL_TORTURE_SEED: repeats a run.
+QUEUEPOOL_TORTURE_SECONDS (6): how long there are faults. QUEUEPOOL_TORTURE_SEED: repeats a run.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import pytest
 from queuepool import PoolError
 from tests.helpers import awaitTrue, checkClosed, checkWhole, start
 
-SECONDS = float(os.environ.get("QUEUEPOOL_TORTURE_SECONDS", 10))
+SECONDS = float(os.environ.get("QUEUEPOOL_TORTURE_SECONDS", 6))
 SEED = int(os.environ.get("QUEUEPOOL_TORTURE_SEED", random.randrange(10 ** 6)))
 THREADS, CAPACITY = 50, 10
 

@@ -196,7 +196,7 @@ def test_without_it_one_warning_tells_after_a_second_and_a_new_deadlock_is_told_
     for round_ in range(2):
         these = Nesting()
         for number in range(2):
-            these.hold(pool, pool, timeout=2.6)
+            these.hold(pool, pool, timeout=2.0)
         startedAt = time.monotonic()
         for number in range(2):
             these.goOn(number, pool)
