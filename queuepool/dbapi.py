@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from sys import getrefcount
+from sys import exception, getrefcount
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
@@ -286,9 +286,9 @@ class Connection(Resource):
             return
         if raw is not self._raw:
             return
-        idleTime = self.idleTime
-        wasIdleLong = (self.pingTime is not None and idleTime is not None
-                       and idleTime > self.pingTime)
+        slot = self._slot
+        wasIdleLong = (self.pingTime is not None
+                       and slot.since - slot.lastUsedAt > self.pingTime)  # idleTime at the take
         if wasIdleLong or hasToAsk:
             self._ping(raw, wasIdleLong)
 
@@ -301,7 +301,7 @@ class Connection(Resource):
         raw = self._raw
         if raw is None:
             return
-        if self._references is not None and sys.exception() is not None:
+        if self._references is not None and exception() is not None:
             self._references = 0  # a signal may have kept its user from leaving a block
         if not self._clean(raw):
             self.close()

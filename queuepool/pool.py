@@ -61,6 +61,7 @@ from queuepool.core import fork, leaks
 from queuepool.core.breaker import CircuitBreaker
 from queuepool.core.call import LEAST_HOOK_TIME, POOL_DEFAULT, Call
 from queuepool.core.deadlock import DEADLOCK_TIME, Knot, findKnot
+from queuepool.core.fork import underWay
 from queuepool.core.hooks import CloseOnException, Hooks
 from queuepool.core.idle import IdleQueue
 from queuepool.core.keeper import Keeper, twinOf
@@ -558,7 +559,7 @@ class Pool(Generic[R]):
         try:
             slot = resource._slot
             if (slot.place is TAKEN and slot.queue is self._queue
-                    and not (fork.underWay and fork.isNewborn())
+                    and not (underWay and fork.isNewborn())
                     and self._hooks.closesOn(resource, error)):
                 self._hooks.close(resource, Reason.EXCEPTION)
             self.put(resource)
@@ -586,7 +587,7 @@ class Pool(Generic[R]):
                 slot.takenBy = threadLocal.taker
             except AttributeError:
                 slot.takenBy = leaks.currentTaker()
-            if fork.underWay and fork.isNewborn():  # startAfresh, which follows, disowns it
+            if underWay and fork.isNewborn():  # startAfresh, which follows, disowns it
                 returned = queue.returned
                 slot.place = RETURNED; returned += (resource,); held = None  # noqa: E702
                 return

@@ -258,7 +258,8 @@ class FairPool(SqlalchemyPool):
         # Not in a takeRepair: with that hook a checkout would cost two microseconds more. What was
         # opened just now is not looked at, so this ends.
         while record.starttime < self._invalidate_time or (
-                record._poll is not None and (record.idleTime or 0.0) > LEAST_IDLE_TIME):
+                record._poll is not None
+                and record._slot.takenAt - record._slot.lastUsedAt > LEAST_IDLE_TIME):
             if self._isAlive(record):
                 break
             if until is None:

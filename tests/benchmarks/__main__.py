@@ -38,7 +38,7 @@ PREDECESSOR = "queuepool==1.3.2"
 
 #: The rounds of each part, and the seconds of one measurement.
 THOROUGH = dict(
-    busy=(5, 0.6), select=(5, 0.3), checkout=(5, 0.1), fairness=(2, 0.6), scaling=(3, 0.3),
+    busy=(5, 0.6), select=(5, 0.3), checkout=(5, 0.1), fairness=(2, 0.6), scaling=(5, 0.3),
     scale=(3, 0.1), imports=(7, None))
 QUICK = dict(
     busy=(1, 0.1), select=(1, 0.1), checkout=(1, 0.03), fairness=(1, 0.1), scaling=(1, 0.03),
@@ -168,7 +168,7 @@ class Environment:
                     self.missing[name + where] = worker.obstacle
 
 
-def measureCheckout(environment, rounds, names, counts, seconds):
+def measureCheckout(environment, rounds, names, counts, seconds, turns=6):
     """Return microseconds by contender and number of threads, one figure a round."""
     results = {}
     with environment.workers(names) as workers:
@@ -176,8 +176,9 @@ def measureCheckout(environment, rounds, names, counts, seconds):
             for threads in counts:
                 # Few threads take short turns, so that a machine's moods meet all alike; more
                 # threads than there are cores need long ones to have a mean.
-                turns, length = (6, seconds / 6) if threads <= 10 else (1, 2 * seconds)
-                for _ in range(turns):
+                areFew = threads <= 10
+                length = seconds / turns if areFew else 2 * seconds
+                for _ in range(turns if areFew else 1):
                     for name, worker in workers.items():
                         if canServe(name, threads):
                             add(results, name, threads, worker.measure(
@@ -365,7 +366,7 @@ def measureSpeed(pythons, plan, output):
                 seconds=plan["fairness"][1])
             of["scaling"] = measureCheckout(
                 environment, rounds("scaling", environment), (OURS, POOL_EACH, LIFO, FLOOR), (1, 2),
-                plan["scaling"][1])
+                plan["scaling"][1], turns=1)  # the end of a short turn meets one thread alone
             of["scale"], of["recycling"] = measureScale(
                 environment, rounds("scale", environment), plan["scale"][1])
             of["import"] = measureImport(environment, rounds("imports", environment))

@@ -233,7 +233,7 @@ def test_silence_costs_one_ping_timeout(frailPool, server, proxy, proxyDsn, sile
     conns = [takeAndAsk(pool) for _ in range(10)] + takeAll(pool)
     took = time.monotonic() - startedAt
     assert not set(map(id, conns)) & set(map(id, old))
-    assert 1.0 <= took < 2.0
+    assert 1.0 <= took < 4.0  # and not 10; that it was one, the closes tell
     closes = pool.stats().closesByReason
     assert closes[Reason.REPAIR] == 1 and closes[Reason.INVALIDATED] == 9
 
