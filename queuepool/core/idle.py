@@ -304,7 +304,7 @@ class IdleQueue(queue.LifoQueue[Any]):
             while True:
                 try:
                     isTurn = waiters[0] is place or self.isShutDown or self.first() is place
-                except IndexError:  # it was removed, see below
+                except IndexError:  # it is lost, see below
                     isTurn = False
                 if isTurn and look(call):
                     return True
@@ -318,11 +318,14 @@ class IdleQueue(queue.LifoQueue[Any]):
                 isLast = rest <= nextLook
                 isWoken = waiter.sleep(max(0.0, rest if isLast else nextLook))
                 isOver = isLast and not isWoken  # the time is over: one more look
-                if not isWoken:
-                    if self._checkLine(call, look, isHeldUp):
-                        return True
-                    if place not in _copy(waiters):  # another waiter took this one for lost
-                        waiters.appendleft(place)
+                if not isWoken and self._checkLine(call, look, isHeldUp):
+                    return True
+                try:
+                    isLost = waiters[0] is not place and place not in _copy(waiters)
+                except IndexError:
+                    isLost = True
+                if isLost:  # another waiter took this one for gone
+                    waiters.appendleft(place)
         finally:
             self._leave(place)
 

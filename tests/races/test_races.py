@@ -295,7 +295,7 @@ def test_a_waiter_that_was_taken_for_gone_is_the_first_again(world, monkeypatch)
     awaitWaiting(pool, 2)
     pool.put(resource)
     assert second.result() is resource
-    monkeypatch.setattr("queuepool.core.idle.LOOK_AGAIN_TIME", 0.25)  # not taken for gone again
+    monkeypatch.setattr("queuepool.core.idle.LOOK_AGAIN_TIME", PATIENCE)  # not taken for gone again
     third = start(wait, "third")
     awaitTrue(lambda: pool._queue.waiters)
     gate.open()
