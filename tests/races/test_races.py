@@ -360,6 +360,7 @@ def test_failed_open_lets_the_next_proceed(world):
     checkWhole(pool, world)
 
 
+@pytest.mark.alone
 def test_fifty_threads_on_ten_slots_are_served_alike(world):
     """One fair run in three is enough: a machine that stalls makes waits long in one of them.
 
