@@ -559,7 +559,6 @@ class Pool(Generic[R]):
         try:
             slot = resource._slot
             if (slot.place is TAKEN and slot.queue is self._queue
-                    and not (underWay and fork.isNewborn())
                     and self._hooks.closesOn(resource, error)):
                 self._hooks.close(resource, Reason.EXCEPTION)
             self.put(resource)
@@ -587,7 +586,9 @@ class Pool(Generic[R]):
                 slot.takenBy = threadLocal.taker
             except AttributeError:
                 slot.takenBy = leaks.currentTaker()
-            if underWay and fork.isNewborn():  # startAfresh, which follows, disowns it
+            if underWay and fork.isNewborn(queue):  # startAfresh, which follows, disowns it
+                if slot.ref() is None:
+                    slot.droppedFrom = TAKEN
                 returned = queue.returned
                 slot.place = RETURNED; returned += (resource,); held = None  # noqa: E702
                 return
@@ -846,13 +847,6 @@ class Pool(Generic[R]):
                 break
             self._keeper.drain(until)
         return len(queue.members)
-
-    def keptInFork(self) -> list[Any]:
-        """Return what must not be finalized in a child process before ``startAfresh`` ran there.
-
-        Called before each fork, in the parent.
-        """
-        return []
 
     def startAfresh(self) -> None:
         """Forget, in a child process, all that the parent's threads did with this pool.

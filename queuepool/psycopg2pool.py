@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, SupportsInt
 from weakref import ref
 
 from queuepool import errors
+from queuepool.core.fork import isNewborn, underWay
 from queuepool.lock import Lock, exclusive
 from queuepool.psycopg2 import Connection, ConnectionPool
 
@@ -95,6 +96,8 @@ class _KeyedPool(ConnectionPool):
 
     def putBack(self, conn: connection | None, key: Hashable | None, close: bool) -> None:
         """Put back what is checked out; close it first if ``close``."""
+        if underWay and isNewborn(self._queue):  # startAfresh, which follows, forgets it
+            return
         handle, isOurs = self._remove(conn, key)
         try:
             if close and isOurs:
@@ -124,6 +127,8 @@ class _KeyedPool(ConnectionPool):
 
     def closeAll(self) -> None:
         """Close the pool and all connections, those that are checked out as well."""
+        if underWay and isNewborn(self._queue):  # they are the parent process's
+            return
         taken = self._end()
         self.close()
         for each in taken:

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from queuepool import errors
+from queuepool.core.fork import isNewborn, underWay
 from queuepool.dbapi import leak, poller
 from queuepool.pool import Pool
 from queuepool.resource import Resource
@@ -73,6 +74,8 @@ class _OfParent:
 
 class Record(Resource, _ConnectionRecord):
     """A connection record of SQLAlchemy; ``resource`` is the connection of the driver."""
+
+    _fairyRef: Any = None  # what fairy_ref hides in a child process, with SQLAlchemy 2.0
 
     def __init__(self, name: str, owner: FairPool) -> None:
         _ConnectionRecord.__init__(self, owner, connect=False)
@@ -130,6 +133,17 @@ class Record(Resource, _ConnectionRecord):
             raise exc.DisconnectionError("the server has closed it") from error
         raise exc.DisconnectionError("the server does not answer")
 
+    @property
+    def needs_gc(self) -> bool:
+        """Whether a connection that its user dropped is to be reset and returned.
+
+        Not in a child process whose pool did not start afresh yet: it is the parent's.
+        """
+        return not self._isOfParent() and super().needs_gc
+
+    def _isOfParent(self) -> bool:
+        return bool(underWay) and self._pool is not None and isNewborn(self._pool._queue)
+
     def noteUse(self) -> None:
         """Count what SQLAlchemy did to the connection since the take."""
         connection: Any = self.dbapi_connection
@@ -147,11 +161,22 @@ class Record(Resource, _ConnectionRecord):
     def abandon(self) -> None:
         """Forget the connection, which is the parent process's, without closing it."""
         leak(self.dbapi_connection)
-        fairy: Any = self.fairy_ref and self.fairy_ref()
+        reference: Any = self._fairyRef or self.fairy_ref
+        fairy = reference and reference()
         if fairy is not None and fairy.dbapi_connection is not None:
             fairy.dbapi_connection = _OfParent()
         self.dbapi_connection = self._poll = None
         super().abandon()
+
+
+if not hasattr(_ConnectionRecord, "needs_gc"):  # SQLAlchemy 2.0 looks at fairy_ref instead
+    def _fairyRef(record: Record) -> Any:
+        return None if record._isOfParent() else record._fairyRef
+
+    def _setFairyRef(record: Record, reference: Any) -> None:
+        record._fairyRef = reference
+
+    Record.fairy_ref = property(_fairyRef, _setFairyRef)  # type: ignore[assignment]
 
 
 class Records(Pool[Record]):
@@ -164,20 +189,13 @@ class Records(Pool[Record]):
     def __init__(self, owner: FairPool, name: str, capacity: int, **options: Any) -> None:
         super().__init__(name, capacity, factory=lambda name: Record(name, owner), **options)
 
-    def _records(self) -> list[Record]:
-        slots = [*self._queue.members, *self._inheritedSlots]
-        return [record for slot in slots if (record := slot.ref()) is not None]
-
-    def keptInFork(self) -> list[Any]:
-        """Return what is checked out: the end of a ``_ConnectionFairy`` rolls back."""
-        return [record.fairy_ref() for record in self._records() if record.fairy_ref is not None]
-
     def startAfresh(self) -> None:
         """Forget, in a child process, also what is checked out: its end would roll it back."""
-        records = self._records()
+        for slot in list(self._queue.members):
+            record = slot.ref()
+            if record is not None:
+                self._hooks.abandon(record)
         super().startAfresh()
-        for record in records:
-            record.abandon()
 
 
 class FairPool(SqlalchemyPool):

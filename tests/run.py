@@ -2,7 +2,7 @@
 
 Those marked ``alone``, which measure time or throughput, run first, one at a time; and what that
 process compiles, no other has to. Most of the others wait most of the time, so three run at a time
-for each processor.
+for each processor, at most twelve.
 What failed, in company or because something else kept the machine busy, runs once more by itself,
 which then decides: what fails again is a failure, and what does not is told at the end. A crash of
 the interpreter is a failure in any case.
@@ -25,7 +25,9 @@ def pytest(*arguments):
 
 
 def main(arguments):
-    processes = str(min(3 * (os.cpu_count() or 1), MOST_PROCESSES))
+    canTell = hasattr(os, "sched_getaffinity")
+    processors = len(os.sched_getaffinity(0)) if canTell else os.cpu_count() or 1
+    processes = str(min(3 * processors, MOST_PROCESSES))
     codes = [pytest("-m", "alone", *arguments),
              pytest("-m", "not alone", "-n", processes, "--dist", "worksteal", *arguments)]
     worst = next((code for code in codes if code not in (OK, FAILED, NONE)), None)

@@ -20,15 +20,14 @@ class Forkable(Protocol):
 
     name: str
 
-    def keptInFork(self) -> list[Any]: ...
     def startAfresh(self) -> None: ...
 
 
 #: By id: what users define to compare pools does not matter.
 _pools: weakref.WeakValueDictionary[int, Forkable] = weakref.WeakValueDictionary()
 
-#: By thread that forks right now: its process, and what has to outlive the fork.
-underWay: dict[int, tuple[int, list[Any]]] = {}
+#: One item for each thread that forks right now. Without any, nobody asks isNewborn.
+underWay: list[None] = []
 
 
 def allPools() -> list[Any]:
@@ -41,13 +40,13 @@ def remember(pool: Forkable) -> None:
     _pools[id(pool)] = pool
 
 
-def isNewborn() -> bool:
-    """Tell, while a fork is under way, whether this is its child: it has not started afresh yet.
+def isNewborn(queue: IdleQueue) -> bool:
+    """Tell whether this is a child process in which the pool of this queue did not start afresh.
 
-    Before that CPython clears what the parent's other threads had in a ``threading.local``, and
-    may collect garbage: a with block in a generator ends there, and what it took is put.
+    Before it does, CPython clears what the parent's other threads had in a ``threading.local``,
+    and may collect garbage: a with block in a generator ends there, and what it took is put.
     """
-    return os.getpid() not in [pid for pid, _ in list(underWay.values())]
+    return queue.process != os.getpid()
 
 
 def disownAll(old: IdleQueue, disown: Callable[[Any], None], isSeeded: bool) -> list[Slot]:
@@ -59,6 +58,8 @@ def disownAll(old: IdleQueue, disown: Callable[[Any], None], isSeeded: bool) -> 
     """
     inherited = []
     areThreads = get_ident() in currentFrames()  # not greenlets
+    for resource in list(old.returned):
+        resource._slot.ref = weakref.ref(resource)  # the collector has cleared that of a cycle
     for slot in list(old.members):
         slot.askToCheck()  # whatever comes back has to be noticed as the parent's
         resource = slot.ref()
@@ -80,13 +81,6 @@ def disownAll(old: IdleQueue, disown: Callable[[Any], None], isSeeded: bool) -> 
     return inherited
 
 
-def _prepare() -> None:
-    kept: list[Any] = []
-    underWay[get_ident()] = os.getpid(), kept
-    for pool in allPools():
-        kept += pool.keptInFork()
-
-
 def _startAllAfresh() -> None:
     for pool in list(_pools.values()):
         try:
@@ -99,5 +93,5 @@ def _startAllAfresh() -> None:
 
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(
-        before=_prepare, after_in_parent=lambda: underWay.pop(get_ident(), None),
+        before=lambda: underWay.append(None), after_in_parent=underWay.pop,
         after_in_child=_startAllAfresh)

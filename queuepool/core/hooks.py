@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from queuepool.core.breaker import CircuitBreaker
+from queuepool.core.fork import isNewborn, underWay
 from queuepool.core.limits import Limits
 from queuepool.core.log import Log, brief
 from queuepool.core.refcount import unbias
@@ -147,6 +148,9 @@ class Hooks:
         slot = resource._slot
         if not resource._isOpen:
             slot.closing = USER
+            return
+        if underWay and slot.queue is not None and isNewborn(slot.queue):
+            self.abandon(resource)  # it is the parent process's
             return
         slot.closing = reason
         try:

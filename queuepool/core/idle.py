@@ -19,6 +19,7 @@ The one lock guards the number of members, nothing else; a signal handler may en
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections import deque
@@ -134,6 +135,7 @@ class IdleQueue(queue.LifoQueue[Any]):
         #: Weak references to those who wait, the first first.
         self.waiters: deque[ref[Waiter]] = deque()
         self.isShutDown = False
+        self.process = os.getpid()  #: see isNewborn in core/fork.py
         super().__init__(capacity)
         # LifoQueue's maxsize is how many members there may be.
         #: Every slot that counts towards the capacity: idle, held or taken.

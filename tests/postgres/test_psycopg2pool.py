@@ -993,6 +993,38 @@ def test_a_child_needs_no_lock_that_another_thread_held(make):
     assert inChild(pool.getconn)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("end", [
+    lambda pool, conn: pool.putconn(conn), lambda pool, conn: pool.putconn(conn, close=True),
+    lambda pool, conn: pool.closeall()], ids=["put", "closed", "closeall"])
+def test_what_another_threads_generator_puts_in_a_child_stays_the_parents(make, end):
+    """CPython clears there what only that thread had, before the pool knows of the fork."""
+    pool, local, gate, values = make(1, 2), threading.local(), Gate(), []
+
+    def session():
+        conn = pool.getconn()
+        try:
+            yield conn
+        finally:
+            end(pool, conn)
+
+    def work():
+        local.session = session()
+        conn = next(local.session)
+        run(conn, "create temporary table t (x int)")
+        gate()
+        values.append(value(conn, "select count(*) from t"))
+        vars(local).clear()
+
+    worker = start(work)
+    gate.awaitArrival()
+    assert inChild(lambda: None)
+    gate.open()
+    worker.result()
+    assert values == [0]
+
+
 def test_the_connection_pool_below_is_there_for_more(make):
     pool = make(1, 2, configure=lambda conn: run(conn, "set timezone to 'Etc/GMT+7'"))
     conn = pool.getconn()

@@ -15,7 +15,10 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system can
 
 PROLOGUE = """
 import gc, multiprocessing, os, signal, sys, threading, time, warnings
-from queuepool import Pool, PoolTimeout, PoolClosed
+
+atFork = []
+os.register_at_fork(before=lambda: [call() for call in atFork], after_in_child=gc.collect)  # first
+from queuepool import Pool, PoolError, PoolTimeout, PoolClosed
 from tests.helpers import (PATIENCE, FakeResource, Gate, PlainResource, World, awaitTrue,
                            awaitWaiting, checkClosed, checkWhole, inChild, start)
 
@@ -253,7 +256,10 @@ class Putting:
         self.resource = pool.take()
 
     def __del__(self):
-        pool.put(self.resource)
+        try:
+            pool.put(self.resource)
+        except PoolError:  # collected after a seeded pool got its resource anew
+            pass
 
 
 def session():
@@ -261,14 +267,21 @@ def session():
         yield resource
 
 
+def inCycle(thing):
+    cycle = [thing]
+    cycle.append(cycle)
+    return cycle
+
+
 def work():
     # A child is without this thread, so CPython clears there what only this thread has.
     local.session = session()
     next(local.session)
-    local.putting = Putting()
-    local.dropped = pool.take()
+    local.putting = {putting}
+    local.dropped = {dropped}
     gate()
     vars(local).clear()
+    gc.collect()
 
 
 Noting.putRepair = lambda self: self.checkOwner("putRepair")
@@ -282,6 +295,49 @@ gate.open()
 worker.result()
 use(pool)
 checkClosed(pool, world)
+"""
+
+OWN_PUT = """
+class Pool(Pool):
+    def put(self, resource):
+        super().put(resource)
+
+
+pool = makePool(pool._factory is not None)
+"""
+
+PUT_DURING_THE_FORK = """
+def work():
+    resource = pool.take()
+    mayPut.wait(PATIENCE)
+    pool.put(resource)
+    return resource
+
+
+cleaned, mayPut = [], threading.Event()
+Noting.putRepair = lambda self: cleaned.append(self)
+worker = start(work)
+awaitTrue(lambda: pool.stats().taken == 1)
+cleaned.clear()
+atFork[:] = [mayPut.set, worker.thread.join]
+assert inChild(lambda: use(pool))
+resource = worker.result()
+assert cleaned == [resource] and resource.isOpen, cleaned
+atFork.clear()
+use(pool)
+"""
+
+CLEANED = """
+def child():
+    assert not isSeeded or sorted(cleaned) == ["0", "1", "2"], cleaned
+    use(pool)
+
+
+isSeeded, cleaned = pool._factory is None, []
+Noting.putRepair = lambda self: cleaned.append(self.name)
+use(pool)
+cleaned.clear()
+assert inChild(child)
 """
 
 FORKED_TWICE = """
@@ -311,7 +367,13 @@ PROGRAMS = {
     "three wait": IN_LINE, "one is recycling": IN_RECYCLE,
     "the child puts what was taken before": TAKEN_BEFORE,
     "the child leaves the with-block": TAKEN_BEFORE_IN_A_WITH_BLOCK,
-    "a thread that is not in the child has it": ENDS_BEFORE_THE_POOL_KNOWS,
+    "a thread that is not in the child has it": ENDS_BEFORE_THE_POOL_KNOWS.format(
+        putting="Putting()", dropped="pool.take()"),
+    "a thread that is not in the child has it in a cycle": ENDS_BEFORE_THE_POOL_KNOWS.format(
+        putting="inCycle(Putting())", dropped="inCycle(pool.take())"),
+    "a thread that is not in the child has it of a pool with a put of its own": OWN_PUT
+    + ENDS_BEFORE_THE_POOL_KNOWS.format(putting="Putting()", dropped="pool.take()"),
+    "another thread puts during the fork": PUT_DURING_THE_FORK, "they are cleaned": CLEANED,
     "the recycler runs": RECYCLER, "the pool is closed": CLOSED_BEFORE,
     "the child forks": FORKED_TWICE,
 }
