@@ -737,7 +737,7 @@ class Connection:
     close = rollback
 
 
-pool, local = FairPool(Connection, 3, timeout=0.0), threading.local()
+pool, local = FairPool(Connection, 3, timeout=30.0), threading.local()
 isReady, mayGoOn = threading.Event(), threading.Event()
 
 
