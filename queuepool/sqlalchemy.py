@@ -191,6 +191,7 @@ class Records(Pool[Record]):
 
     def startAfresh(self) -> None:
         """Forget, in a child process, also what is checked out: its end would roll it back."""
+        # Before the pool has a new queue: until then its records are known as the parent's.
         for slot in list(self._queue.members):
             record = slot.ref()
             if record is not None:
